@@ -1,0 +1,40 @@
+"""The table of a benchmark run, as Markdown: `python -m benchmarks.table results.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+OURS = "stitchkern"
+
+
+def table(path: Path) -> str:
+    run = json.loads(path.read_text())
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for bench in run["benchmarks"]:
+        groups[bench["group"]].append(bench)
+
+    machine = run["machine_info"]
+    threads = run["benchmarks"][0]["extra_info"]["threads"]
+    lines = [
+        f"{machine['cpu'].get('brand_raw', machine['processor'])}, {threads} threads, {run['datetime'][:10]}; "
+        "median of 7; error: largest of the covariance against float64, relative to the largest variance.",
+        "",
+        "| case | way | ms | GFLOP/s | error | stitchkern is |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for group in groups.values():
+        fastest = next(b["stats"]["median"] for b in group if b["extra_info"]["contender"] == OURS)
+        for i, bench in enumerate(group):
+            info, seconds = bench["extra_info"], bench["stats"]["median"]
+            ratio = "" if info["contender"] == OURS else f"{seconds / fastest:.2f}×"
+            name = f"**{OURS}**" if info["contender"] == OURS else f"`{info['contender']}`"
+            case, rate = info["case"] if i == 0 else "", info["flop"] / seconds / 1e9
+            lines.append(f"| {case} | {name} | {seconds * 1e3:.1f} | {rate:.0f} | {info['error']:.0e} | {ratio} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(Path(sys.argv[1])))

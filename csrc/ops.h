@@ -1,0 +1,11 @@
+// Every op of the extension, once. Shapes and mathematics: stitchkern/ops.py and stitchkern/reference.py.
+#pragma once
+
+namespace stitchkern {
+
+inline constexpr const char* SCHEMAS[] = {
+    "moments_update_(Tensor(a!) second, Tensor(b!) first, Tensor(c!) third, Tensor(d!) origin, Tensor(e!) totals, "
+    "Tensor x, Tensor? y, Tensor? weight, int precision, bool check_finite) -> ()",
+};
+
+}  // namespace stitchkern

@@ -1,0 +1,54 @@
+// The front door of the extension: every op schema in one table, and the pybind11 module for what is not a tensor op.
+// Backends register themselves in the last lines of their own files.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+
+#include <map>
+#include <string>
+
+#include "common/cpu.h"
+#include "moments/moments.h"
+#include "ops.h"
+
+namespace py = pybind11;
+
+STABLE_TORCH_LIBRARY(stitchkern, m) {
+  for (const char* schema : stitchkern::SCHEMAS) m.def(schema);
+}
+
+template <size_t N>
+std::map<std::string, int> index_of(const char* const (&names)[N]) {
+  std::map<std::string, int> index;
+  for (size_t i = 0; i < N; ++i) index[names[i]] = int(i);
+  return index;
+}
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native part of stitchkern: build information and constants. The ops are in torch.ops.stitchkern.";
+  m.def("build_info", [] {
+    return std::map<std::string, std::string>{
+        {"version", STITCHKERN_VERSION},
+        {"compiler", __VERSION__},
+        {"flags", STITCHKERN_FLAGS},
+        {"torch_built_with", STITCHKERN_TORCH},
+        {"torch_minimum", "2.11"},
+        {"cuda", STITCHKERN_CUDA_VERSION},  // "" where no nvcc was found
+        {"cuda_archs", STITCHKERN_CUDA_ARCHS},
+        {"cpu_path", stitchkern::cpu_path_name(stitchkern::cpu_path())},
+    };
+  });
+  m.def("cpu_path", [] { return stitchkern::cpu_path_name(stitchkern::cpu_path()); });
+  m.def("use_cpu_path", [](const std::string& name) {  // for tests
+    using stitchkern::CpuPath;
+    for (CpuPath path : {CpuPath::baseline, CpuPath::avx2, CpuPath::avx512}) {
+      if (name != stitchkern::cpu_path_name(path)) continue;
+      if (path > stitchkern::best_cpu_path()) throw py::value_error("this CPU has no " + name);
+      stitchkern::cpu_path() = path;
+      return;
+    }
+    throw py::value_error("no such path: " + name);
+  });
+  m.def("precisions", [] { return index_of(stitchkern::moments::PRECISION_NAMES); });
+  m.def("totals", [] { return index_of(stitchkern::moments::TOTAL_NAMES); });
+}

@@ -1,0 +1,182 @@
+"""How well stitched networks do on data, and how similar all pairs of layers are, each in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stitchkern.errors import ShapeError
+from stitchkern.matching.stream import Pair, Progress, stream
+from stitchkern.models.cut import Tail
+from stitchkern.models.taps import Taps, call, device_of, frozen
+from stitchkern.moments import Moments
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies on ``count`` samples, as fractions.
+
+    Attributes:
+        front_accuracy, end_accuracy: of the two models by themselves.
+        accuracy: of each stitched network.
+        relative: accuracy of the stitched network divided by ``end_accuracy``; NaN when that is 0.
+        relative_se: standard error of ``relative`` (`relative_standard_error`).
+    """
+
+    count: int
+    front_accuracy: float
+    end_accuracy: float
+    accuracy: dict[Pair, float]
+    relative: dict[Pair, float]
+    relative_se: dict[Pair, float]
+
+
+def evaluate(
+    front: nn.Module,
+    end: nn.Module,
+    stitches: Mapping[Pair, nn.Module],
+    batches: Iterable[Any],
+    *,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Top-1 accuracy of front, end and every stitched network, in one pass over (inputs, labels) batches.
+
+    Per batch the front runs once for all its layers, the end once in full, and for each stitch the end's
+    tail. Everything runs frozen and in eval mode and is left as it was. A model's outputs are logits (n,
+    classes), or a tuple that starts with them, or an object with ``.logits``.
+
+    Raises:
+        LayerError: unknown layer, or one that does not run exactly once.
+        ShapeError: outputs are not (n, classes) beside labels (n,), or a stitch does not fit its layer.
+        ValueError: no batch, or a batch without labels.
+    """
+    taps = Taps(front, [a for a, _ in stitches])
+    tails = {b: Tail(end, b) for _, b in stitches}
+    count = front_right = end_right = 0
+    right = dict.fromkeys(stitches, 0)
+    both_right = dict.fromkeys(stitches, 0)
+    with frozen(front, end, *stitches.values()), torch.no_grad():
+        for inputs, labels in stream(batches, device_of(front), progress):
+            held, outputs = taps.run(inputs)
+            front_hits = _hits(outputs, labels)
+            end_hits = front_hits if front is end else _hits(call(end, inputs), labels)
+            count += len(end_hits)
+            front_right += int(front_hits.sum())
+            end_right += int(end_hits.sum())
+            for (a, b), stitch in stitches.items():
+                hits = _hits(tails[b](stitch(held[a]), inputs), labels)
+                right[a, b] += int(hits.sum())
+                both_right[a, b] += int((hits & end_hits).sum())
+    if not count:
+        raise ValueError("batches hold no sample")
+    return Evaluation(
+        count=count,
+        front_accuracy=front_right / count,
+        end_accuracy=end_right / count,
+        accuracy={pair: hits / count for pair, hits in right.items()},
+        relative={pair: hits / end_right if end_right else math.nan for pair, hits in right.items()},
+        relative_se={
+            pair: relative_standard_error(hits, end_right, both_right[pair], count) for pair, hits in right.items()
+        },
+    )
+
+
+def relative_standard_error(right: int, end_right: int, both_right: int, count: int) -> float:
+    r"""Standard error of the ratio r = (Σ s)/(Σ e) of two accuracies measured on the same samples.
+
+    .. math::
+        \mathrm{se}(r) = \frac{1}{\bar e} \sqrt{\frac{1}{n (n-1)} \sum_i (s_i - r e_i)^2}, \qquad
+        \sum_i (s_i - r e_i)^2 = \sum s - 2 r \sum s e + r^2 \sum e
+
+    with s and e in {0, 1} for "right": the delta method, where :math:`s_i - r e_i` has mean 0. Pairing
+    matters: samples that both networks get right add no noise when r = 1. NaN when the end is never right
+    or n < 2.
+
+    Source: Cochran, Sampling Techniques (1977), section 6.4, the ratio estimator.
+    """
+    if not end_right or count < 2:
+        return math.nan
+    ratio = right / end_right
+    squares = right - 2 * ratio * both_right + ratio**2 * end_right
+    return math.sqrt(max(squares, 0.0) / (count * (count - 1))) / (end_right / count)
+
+
+def similarity_matrix(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    layers_a: Sequence[str],
+    layers_b: Sequence[str],
+    batches: Iterable[Any],
+    *,
+    precision: str = "highest",
+    progress: Progress | None = None,
+) -> Tensor:
+    r"""Linear CKA of every layer of one model with every layer of another: (LA, LB), float64.
+
+    .. math::
+        \mathrm{CKA}_{ij} = \frac{\lVert \mathrm{cov}(x_i, y_j) \rVert_F^2}
+            {\lVert \mathrm{cov}(x_i, x_i) \rVert_F \, \lVert \mathrm{cov}(y_j, y_j) \rVert_F}
+
+    Each sample is one row: (n, c, h, w) is averaged over positions and (n, t, c) over tokens. All layers
+    share one `Moments` over their channels side by side, so memory is the square of all channels together.
+    A layer that never changes has no CKA: NaN. Layers of one model may repeat; model_a may be model_b.
+
+    Raises:
+        LayerError, ShapeError, NotFiniteError, ValueError: as in `collect_moments`.
+    """
+    same = model_a is model_b
+    taps_a = Taps(model_a, [*layers_a, *layers_b] if same else layers_a)
+    taps_b = Taps(model_b, layers_b)
+    moments: Moments | None = None
+    sizes: tuple[list[int], list[int]] = ([], [])
+    with frozen(model_a, model_b):
+        for inputs, _ in stream(batches, device_of(model_a), progress):
+            pooled_a = _pooled(taps_a, inputs)
+            pooled_b = pooled_a if same else _pooled(taps_b, inputs)
+            xs, ys = [pooled_a[name] for name in layers_a], [pooled_b[name] for name in layers_b]
+            if moments is None:
+                sizes = [x.shape[1] for x in xs], [y.shape[1] for y in ys]
+                moments = Moments(sum(sizes[0]), sum(sizes[1]), precision=precision)
+            moments.update(torch.cat(xs, 1), torch.cat(ys, 1))
+    assert moments is not None  # stream raises when there is no batch
+    own_a, own_b = _own_norms(moments.cov_xx, sizes[0]), _own_norms(moments.cov_yy, sizes[1])
+    blocks = [row.split(sizes[1], 1) for row in moments.cov_xy.split(sizes[0], 0)]
+    cross = torch.stack([torch.stack([block.square().sum() for block in row]) for row in blocks])
+    return cross / torch.outer(own_a, own_b)
+
+
+def _own_norms(cov: Tensor, sizes: list[int]) -> Tensor:
+    """Frobenius norm of each diagonal block."""
+    rows = zip(cov.split(sizes, 0), range(len(sizes)), strict=True)
+    return torch.stack([row.split(sizes, 1)[i].square().sum().sqrt() for row, i in rows])
+
+
+def _pooled(taps: Taps, inputs: Any) -> dict[str, Tensor]:
+    """Each layer's activation as (n, c)."""
+    pooled: dict[str, Tensor] = {}
+
+    def pool(name: str, x: Tensor) -> None:
+        if x.ndim not in (2, 3, 4):
+            raise ShapeError(f"layer {name!r} must give (n, c), (n, t, c) or (n, c, h, w); got {tuple(x.shape)}")
+        pooled[name] = x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x.clone()
+
+    taps.visit(inputs, pool)
+    return pooled
+
+
+def _hits(outputs: Any, labels: Tensor | None) -> Tensor:
+    """Which samples are classified correctly, (n,) bool."""
+    if labels is None:
+        raise ValueError("batches must yield (inputs, labels): accuracy needs labels")
+    logits = getattr(outputs, "logits", outputs)
+    if isinstance(logits, (tuple, list)) and logits:
+        logits = logits[0]
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ShapeError(f"outputs must be (n, classes) beside labels (n,); got {got} and {tuple(labels.shape)}")
+    return logits.argmax(1) == labels

@@ -1,0 +1,38 @@
+"""Fixtures that every test may use: devices, and small hostile data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device there is: the same test runs on each."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def layouts() -> dict[str, tuple]:
+    """name -> function(generator, n, c) that makes n·positions rows of c channels in that memory layout."""
+
+    def randn(g: torch.Generator, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g)
+
+    return {
+        "nc": lambda g, n, c: randn(g, n, c),
+        "nc-transposed": lambda g, n, c: randn(g, c, n).T,
+        "nc-sliced": lambda g, n, c: randn(g, 2 * n, c + 3)[::2, 2 : c + 2],
+        "ntc": lambda g, n, c: randn(g, n, 3, c),
+        "nchw": lambda g, n, c: randn(g, n, c, 5, 4),
+        "nchw-49": lambda g, n, c: randn(g, n, c, 7, 7),
+        "channels_last": lambda g, n, c: randn(g, n, c, 5, 4).to(memory_format=torch.channels_last),
+        "cropped": lambda g, n, c: randn(g, n, c, 9, 8)[:, :, 1:-1, 2:-1],
+        "expanded": lambda g, n, c: randn(g, n, c, 1, 1).expand(n, c, 3, 2),
+    }
