@@ -63,14 +63,9 @@ def find_nvcc() -> str | None:
     if wanted == "0":
         print("stitchkern: CPU only (STITCHKERN_CUDA=0)", file=sys.stderr)
         return None
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    candidates = [
-        os.environ.get("NVCC"),
-        f"{home}/bin/nvcc" if home else None,
-        "nvcc",
-        "/usr/local/cuda/bin/nvcc",
-    ]
-    nvcc = next((found for c in candidates if c and (found := shutil.which(c))), None)
+    named = [os.environ.get("NVCC"), *(f"{h}/bin/nvcc" for k in ("CUDA_HOME", "CUDA_PATH") if (h := os.environ.get(k)))]
+    candidates = [c for c in named if c] or ["nvcc", "/usr/local/cuda/bin/nvcc"]  # what is named is not second-guessed
+    nvcc = next((found for c in candidates if (found := shutil.which(c))), None)
     if nvcc is None:
         message = (
             "stitchkern: nvcc not found: building for the CPU only (set CUDA_HOME or NVCC to include the CUDA kernels)"

@@ -115,6 +115,11 @@ def test_map_applies_over_the_channel_dimension(generator):
     module = f.to_module()
     assert torch.allclose(module(image), f(image), atol=1e-4)
     assert [p.requires_grad for p in module.parameters()] == [True, True]
+    for spatial, kind in ((True, torch.nn.Conv2d), (False, torch.nn.Linear)):
+        plain = f.to_module(spatial=spatial, dtype=torch.float64)
+        assert type(plain) is kind
+        x4 = image.double() if spatial else image.double().movedim(1, -1)
+        assert torch.allclose(plain(x4) if spatial else plain(x4).movedim(-1, 1), f(image.double()))
     with pytest.raises(ShapeError, match="x must have 4 channels in dimension 1"):
         f(image[:, :3])
 

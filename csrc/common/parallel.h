@@ -10,9 +10,11 @@
 
 namespace stitchkern {
 
+// `cost`: of all tasks together, in multiply-adds or the like. Waking threads costs as much as a million of them.
 template <class F>
-void parallel_tasks(int64_t count, const F& task) {
-  const int64_t workers = std::min<int64_t>(count, torch::stable::get_num_threads());
+void parallel_tasks(int64_t count, int64_t cost, const F& task) {
+  const int64_t useful = 1 + (cost >> 20);
+  const int64_t workers = std::min({count, useful, int64_t(torch::stable::get_num_threads())});
   if (workers <= 1) {
     for (int64_t i = 0; i < count; ++i) task(i);
     return;

@@ -22,10 +22,11 @@
 namespace stitchkern::moments {
 namespace {
 
-constexpr int64_t STAGE_BYTES = 4 << 20;  // of packed data: within the third-level cache of most machines
-constexpr int64_t STAGE_BLOCKS = 32;      // at most: enough that the state is read and written rarely
-constexpr int PACK_PANELS = 8;            // packed by one task: a kilobyte of each row
-constexpr int TILE_FEATURES = 128;        // of the float64 tile that one task owns: 128 KiB
+constexpr int64_t STAGE_BYTES = 4 << 20;            // of packed data: within the third-level cache of most machines
+constexpr int64_t STAGE_BLOCKS = 32;                // at most: enough that the state is read and written rarely
+constexpr int PACK_PANELS = 8;                      // packed by one task: a kilobyte of each row
+constexpr int TILE_FEATURES = 128;                  // of the float64 tile that one task owns: 128 KiB
+constexpr int64_t PACK_COST = 16, NORMS_COST = 16;  // of one number, in multiply-adds
 constexpr double SAFE_SMALLEST = 0x1p-50, SAFE_LARGEST = 0x1p55;
 
 template <class T>
@@ -205,7 +206,7 @@ class Update {
       for (int j = 0; j < panels.channels(panel); ++j) shift[panel * width + j] = T(shift_[panels.feature(panel) + j]);
     const int groups_x = (panels.of_x + PACK_PANELS - 1) / PACK_PANELS;
     const int groups = groups_x + (panels.count - panels.of_x + PACK_PANELS - 1) / PACK_PANELS;
-    parallel_tasks(blocks * groups, [&](int64_t i) {
+    parallel_tasks(blocks * groups, PACK_COST * rows * padded, [&](int64_t i) {
       const int64_t block = i / groups;
       const int group = int(i % groups);
       const bool of_x = group < groups_x;
@@ -245,7 +246,7 @@ class Update {
       for (int j = 0; j < panels.channels(panel); ++j) offset[panel * width + j] = offset_[panels.feature(panel) + j];
     if (state_.third) {
       std::vector<double> third(blocks * 2 * padded, 0.0), norms(blocks * 3, 0.0);
-      parallel_tasks(blocks, [&](int64_t block) {
+      parallel_tasks(blocks, NORMS_COST * rows * padded, [&](int64_t block) {
         kernel.norms(packed + block * stride, block_size, panels.of_x, panels.count, rows_in(block),
                      weight ? weight + block * BLOCK_ROWS : nullptr, offset.data(), &third[block * 2 * padded], padded,
                      &norms[block * 3]);
@@ -266,7 +267,7 @@ class Update {
     for (int i = 0; i < tiles; ++i)
       for (int j = i + 1; j < tiles; ++j) tasks.emplace_back(i, j);
     for (int i = 0; i < tiles; ++i) tasks.emplace_back(i, i);  // the halves last: they fill the gaps
-    parallel_tasks(int64_t(tasks.size()), [&](int64_t t) {
+    parallel_tasks(int64_t(tasks.size()), rows * padded * padded / 2, [&](int64_t t) {
       const auto [ti, tj] = tasks[t];
       const int end_i = std::min(panels.count, (ti + 1) * per_tile),
                 end_j = std::min(panels.count, (tj + 1) * per_tile);

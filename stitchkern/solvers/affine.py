@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -47,8 +47,34 @@ class AffineMap:
         weight, bias = self.weight.to(x), self.bias.to(x)
         return torch.nn.functional.linear(x.movedim(dim, -1), weight, bias).movedim(-1, dim)
 
-    def to_module(self, *, dtype: torch.dtype = torch.float32, **options: Any) -> Stitch:
-        """The map as a trainable layer; options go to :class:`stitchkern.nn.Stitch`."""
+    @overload
+    def to_module(self, *, spatial: None = None, dtype: torch.dtype = ..., **options: Any) -> Stitch: ...
+
+    @overload
+    def to_module(self, *, spatial: bool, dtype: torch.dtype = ...) -> torch.nn.Module: ...
+
+    def to_module(
+        self, *, spatial: bool | None = None, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> torch.nn.Module:
+        """The map as a trainable layer with the same weights.
+
+        Args:
+            spatial: None gives a :class:`stitchkern.nn.Stitch`, which serves (n, p), (n, t, p) and (n, p, h, w) alike
+                and takes the ``options``; True a plain ``torch.nn.Conv2d(p, q, 1)``; False a ``torch.nn.Linear(p, q)``.
+            dtype: of the parameters.
+        """
         from stitchkern.nn import Stitch
 
-        return Stitch.from_affine(self.weight.to(dtype), self.bias.to(dtype), **options)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        if spatial is None:
+            return Stitch.from_affine(weight, bias, **options)
+        (q, p), device = weight.shape, weight.device
+        plain = (
+            torch.nn.Conv2d(p, q, 1, device=device, dtype=dtype)
+            if spatial
+            else torch.nn.Linear(p, q, device=device, dtype=dtype)
+        )
+        with torch.no_grad():
+            plain.weight.copy_(weight[:, :, None, None] if spatial else weight)
+            plain.bias.copy_(bias)  # type: ignore[union-attr]
+        return plain
