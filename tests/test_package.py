@@ -31,14 +31,17 @@ def run(*command: object, **options) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """dist/ with a source archive and the wheel built from that archive, where no nvcc can be found; the build's output."""
+    """A folder with a source archive and the wheel built from that where no nvcc is found; what the build printed."""
     pytest.importorskip("build")
     if not (ROOT / "csrc").exists() or not (ROOT / "setup.py").exists():
         pytest.skip("no source tree")
     source = tmp_path_factory.mktemp("source") / "stitchkern"
-    ignore = shutil.ignore_patterns(
-        ".git", ".venv*", "build", "dist", "report", "*.so", "*.egg-info", "__pycache__", ".*_cache"
-    )
+    made = {"build", "dist", "report", "out"} | {p.name for p in ROOT.glob(".*") if p.is_dir()}
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        top = made if Path(folder) == ROOT else set()
+        return {n for n in names if n in top or n == "__pycache__" or n.endswith((".so", ".egg-info"))}
+
     shutil.copytree(ROOT, source, ignore=ignore)
     dist = tmp_path_factory.mktemp("dist")
     env = {k: v for k, v in os.environ.items() if k not in ("NVCC", "CUDA_PATH", "STITCHKERN_CUDA")}
@@ -97,7 +100,7 @@ def test_only_the_stable_abi_is_used():
 
 
 def test_cuda_kernels_are_in_the_same_object_and_need_no_cuda_torch():
-    """The binary imported here (otherwise no test would run); where it was built with nvcc, the CUDA kernels are in it."""
+    """The binary imported here, or no test would run; where it was built with nvcc, the CUDA kernels are in it."""
     has_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("stitchkern::moments_update_", "CUDA")
     assert has_cuda == bool(_C.build_info()["cuda"])
     assert torch._C._dispatch_has_kernel_for_dispatch_key("stitchkern::moments_update_", "CPU")

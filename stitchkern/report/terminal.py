@@ -1,0 +1,68 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # `stitchkern doctor` must print even where these cannot be imported
+    from stitchkern.doctor import Finding
+    from stitchkern.studies.layers import Layer
+    from stitchkern.studies.result import StitchingResult
+
+_BAR = 16
+
+
+def stitching_table(result: StitchingResult) -> Table:
+    """One row per stitched layer, the relative accuracy also as a bar."""
+    table = _table("layer", "channels", "relative accuracy", "± s.e.", "CKA", "unbiased", "R²")
+    for pair in result.pairs:
+        channels = str(pair.front_channels)
+        if pair.front_channels != pair.end_channels:
+            channels += f"→{pair.end_channels}"
+        share = pair.relative_accuracy
+        table.add_row(
+            Text(pair.name),
+            channels,
+            Text.assemble(*_bar(share), f" {share:.3f}"),
+            *(f"{v:.3f}" for v in (pair.relative_se, pair.cka, pair.cka_unbiased, pair.r2)),
+        )
+    return table
+
+
+def layer_table(layers: Iterable[Layer], *, shapes: bool) -> Table:
+    """One row per layer; `shapes`: with the shape of its output, or – where it cannot be stitched."""
+    table = _table("layer", "type", *(["output"] if shapes else []), "parameters", left=2)
+    for layer in layers:
+        shape = ["×".join(map(str, layer.shape)) if layer.shape else "–"] if shapes else []
+        table.add_row(Text(layer.name), Text(layer.kind), *shape, f"{layer.parameters:,}")
+    return table
+
+
+def doctor_table(findings: Iterable[Finding]) -> Table:
+    """One row per finding, and under it what to do."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        table.add_row(Text(finding.name), Text(finding.value, style="red" if finding.fatal else ""))
+        if finding.advice:
+            table.add_row("", Text(f"→ {finding.advice}", style="red" if finding.fatal else "yellow"))
+    return table
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for i, name in enumerate(columns):
+        is_left = i < left or name == "relative accuracy"
+        table.add_column(name, no_wrap=True, justify="left" if is_left else "right", overflow="ignore")
+    return table
+
+
+def _bar(share: float) -> tuple[tuple[str, str], tuple[str, str]]:
+    full = round(_BAR * min(max(share, 0.0), 1.0)) if math.isfinite(share) else 0
+    return ("█" * full, "blue"), ("░" * (_BAR - full), "dim")

@@ -1,0 +1,129 @@
+"""What the main job finds out: plain numbers and names, which travel as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = "stitchkern-stitching-1"
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """One of the two networks. `accuracy`: on the test images."""
+
+    name: str
+    accuracy: float
+    parameters: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One front layer stitched into one end layer.
+
+    `rows`: images × positions that the map was fitted on. `cka`, `cka_unbiased`, `r2`, `residual` describe
+    these rows; `accuracy` and `relative_accuracy` the stitched network on the test images, `relative_se` is
+    the standard error of the latter.
+    """
+
+    front_layer: str
+    end_layer: str
+    front_channels: int
+    end_channels: int
+    rows: int
+    cka: float
+    cka_unbiased: float
+    r2: float
+    residual: float
+    rank: int
+    accuracy: float
+    relative_accuracy: float
+    relative_se: float
+
+    @property
+    def name(self) -> str:
+        """`bn3` where both sides have that name, otherwise `bn3 → layer2.0`."""
+        same = self.front_layer == self.end_layer
+        return self.front_layer if same else f"{self.front_layer} → {self.end_layer}"
+
+
+@dataclass(frozen=True)
+class SimilarityResult:
+    """`values[i][j]`: linear CKA of front layer i and end layer j."""
+
+    front_layers: list[str]
+    end_layers: list[str]
+    values: list[list[float]]
+
+
+@dataclass(frozen=True)
+class StitchingResult:
+    """The main job's answer. `made`: how it came about (command, versions, seconds), for people to read."""
+
+    front: NetworkResult
+    end: NetworkResult
+    pairs: list[PairResult]
+    similarity: SimilarityResult
+    fit_images: int
+    test_images: int
+    made: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> PairResult:
+        return max(self.pairs, key=lambda pair: pair.relative_accuracy)
+
+    @property
+    def worst(self) -> PairResult:
+        return min(self.pairs, key=lambda pair: pair.relative_accuracy)
+
+    @property
+    def headline(self) -> str:
+        """The finding in one sentence."""
+        start = f"The front of {self.front.name} drives the end of {self.end.name}"
+        best, worst = (
+            f"{pair.name} ({100 * pair.relative_accuracy:.1f}\N{NO-BREAK SPACE}%{{}})"
+            for pair in (self.best, self.worst)
+        )
+        whose = f" of {self.end.name}’s own accuracy"
+        if len(self.pairs) == 1:
+            return f"{start} at {best.format(whose)}."
+        return f"{start} best at {best.format(whose)} and worst at {worst.format('')}."
+
+    def to_json(self) -> str:
+        """Strict JSON; an undefined number (NaN) becomes null."""
+        return json.dumps({"format": FORMAT, **_without_nan(asdict(self))}, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> StitchingResult:
+        """The result that `to_json` wrote. Raises ValueError for any other JSON."""
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise ValueError(f"text must be JSON of format {FORMAT!r}")
+        data["front"], data["end"] = (NetworkResult(**_with_nan(data[side])) for side in ("front", "end"))
+        data["pairs"] = [PairResult(**_with_nan(pair)) for pair in data["pairs"]]
+        data["similarity"] = SimilarityResult(**_with_nan(data["similarity"]))
+        return cls(**data)
+
+    @classmethod
+    def load(cls, path: str | Path) -> StitchingResult:
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _with_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(v) for v in value]
+    return math.nan if value is None else value

@@ -1,0 +1,216 @@
+"""The main job: how well can the front of one network drive the end of another, layer by layer?"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stitchkern._version import __version__
+from stitchkern.errors import StatisticsError
+from stitchkern.matching import Pair, collect_moments, evaluate, similarity_matrix
+from stitchkern.models import load_model
+from stitchkern.models.spec import split_spec
+from stitchkern.models.taps import device_of, layer_shapes, map_tensors
+from stitchkern.moments import Moments
+from stitchkern.nn import Stitch
+from stitchkern.similarity import cka
+from stitchkern.solvers import AffineMap, least_squares
+from stitchkern.studies.data import FitAndTest
+from stitchkern.studies.layers import default_layers
+from stitchkern.studies.result import NetworkResult, PairResult, SimilarityResult, StitchingResult
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, batches done, batches in all), with 0 in all where that is unknown."""
+
+
+def stitch_layers(
+    front: nn.Module,
+    end: nn.Module,
+    pairs: Sequence[Pair],
+    fit: Iterable[Any],
+    test: Iterable[Any],
+    *,
+    names: tuple[str, str] = ("front", "end"),
+    sources: tuple[str, str] = ("", ""),
+    resize: str | None = None,
+    precision: str = "highest",
+    made: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> StitchingResult:
+    r"""Fit the affine map of least squared error for each pair of layers, and test every stitched network.
+
+    .. math:: \min_{W, b} \sum \lVert W x + b - y \rVert^2, \qquad
+              \text{relative accuracy} = \frac{\text{accuracy(front ▷ stitch ▷ end)}}{\text{accuracy(end)}}
+
+    Args:
+        front, end: trained networks; they run frozen and in eval mode and are left as they were.
+        pairs: (front layer, end layer), at least one.
+        fit, test: (inputs, labels) batches, each readable more than once. `fit` is read twice, `test` once.
+        names, sources: what the report calls front and end, and where they come from.
+        resize: "bilinear" or "nearest" where spatial sizes of a pair differ; None makes that an error.
+        precision: of `Moments`.
+        made: more to say about how the result came about.
+        progress: see `Progress`; stages are "fit", "test", "similarity".
+
+    Raises:
+        LayerError, ShapeError, NotFiniteError: as `collect_moments` and `evaluate`.
+        ValueError: no pairs or no batches.
+
+    Source: Csiszárik et al. 2021 (arXiv 2110.14633), sections 3 and 4.
+    """
+    if not pairs:
+        raise ValueError("pairs must hold at least one (front layer, end layer)")
+    clock = _Clock(progress)
+    counted = _Counted(fit)
+    with clock.stage("fit") as report:
+        moments = collect_moments(front, end, pairs, counted, resize=resize, precision=precision, progress=report)
+        maps = {pair: least_squares(moments[pair]) for pair in dict.fromkeys(pairs)}
+        sizes = _spatial_sizes(end, [end_layer for _, end_layer in maps], fit) if resize else {}
+        stitches = {pair: _module(maps[pair], sizes.get(pair[1]), resize, end) for pair in maps}
+    fit_images = counted.samples
+    with clock.stage("test") as report:
+        tested = evaluate(front, end, stitches, test, progress=report)
+    front_layers = list(dict.fromkeys(a for a, _ in maps))
+    end_layers = list(dict.fromkeys(b for _, b in maps))
+    with clock.stage("similarity") as report:
+        matrix = similarity_matrix(front, end, front_layers, end_layers, fit, precision=precision, progress=report)
+    return StitchingResult(
+        front=NetworkResult(names[0], tested.front_accuracy, _parameters(front), sources[0]),
+        end=NetworkResult(names[1], tested.end_accuracy, _parameters(end), sources[1]),
+        pairs=[
+            PairResult(
+                front_layer=pair[0],
+                end_layer=pair[1],
+                front_channels=moments[pair].p,
+                end_channels=moments[pair].q or 0,
+                rows=moments[pair].rows,
+                cka=_cka(moments[pair], unbiased=False),
+                cka_unbiased=_cka(moments[pair], unbiased=True),
+                r2=maps[pair].r2,
+                residual=maps[pair].residual,
+                rank=maps[pair].rank,
+                accuracy=tested.accuracy[pair],
+                relative_accuracy=tested.relative[pair],
+                relative_se=tested.relative_se[pair],
+            )
+            for pair in maps
+        ],
+        similarity=SimilarityResult(front_layers, end_layers, matrix.tolist()),
+        fit_images=fit_images,
+        test_images=tested.count,
+        made={**(made or {}), **_made(front, clock)},
+    )
+
+
+def stitch_specs(
+    front: str,
+    end: str,
+    data: FitAndTest,
+    pairs: Sequence[Pair] | None = None,
+    *,
+    device: str = "cpu",
+    resize: str | None = None,
+    precision: str = "highest",
+    made: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> StitchingResult:
+    """`stitch_layers` for models named by specs (`load_model`); without pairs, for `default_layers`.
+
+    Raises as `load_model`, `default_layers` and `stitch_layers`.
+    """
+    models = load_model(front, device), load_model(end, device)
+    if not pairs:
+        inputs = map_tensors(next(iter(data.fit))[0], lambda tensor: tensor.to(device))
+        pairs = [(layer, layer) for layer in default_layers(*models, inputs, resize=resize)]
+    return stitch_layers(
+        *models, pairs, data.fit, data.test, names=short_names(front, end), sources=(front, end),
+        resize=resize, precision=precision, made={**(made or {}), "Test data": data.note}, progress=progress,
+    )  # fmt: skip
+
+
+def short_names(front: str, end: str) -> tuple[str, str]:
+    """What to call two models: their weights files, or the functions that make them; never both the same."""
+    parts = [split_spec(spec, "model", "file_or_module:callable[@weights]") for spec in (front, end)]
+    a, b = (Path(weights).stem if weights else name for _, name, weights in parts)
+    if a == b:
+        a, b = (
+            f"{Path(weights).parent.name}/{stem}" if weights else stem
+            for stem, (_, _, weights) in zip((a, b), parts, strict=True)
+        )
+    return (a, b) if a != b else (f"{a} (front)", f"{b} (end)")
+
+
+def _module(solution: AffineMap, size: tuple[int, int] | None, resize: str | None, end: nn.Module) -> Stitch:
+    stitch = solution.to_module(size=size, resize=resize) if size else solution.to_module()
+    return stitch.to(device_of(end))
+
+
+def _spatial_sizes(end: nn.Module, layers: Iterable[str], batches: Iterable[Any]) -> dict[str, tuple[int, int]]:
+    """(h, w) that the end's layers give, for those that have it."""
+    inputs, _ = next(iter(batches))
+    shapes = layer_shapes(end, map_tensors(inputs, lambda tensor: tensor.to(device_of(end))))
+    found = {layer: shapes[layer] for layer in layers}
+    return {layer: (shape[-2], shape[-1]) for layer, shape in found.items() if len(shape) == 3}
+
+
+def _cka(moments: Moments, *, unbiased: bool) -> float:
+    """NaN where the index is undefined (a layer that never changes, too few samples)."""
+    try:
+        return cka(moments, unbiased=unbiased)
+    except StatisticsError:
+        return math.nan
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _made(model: nn.Module, clock: _Clock) -> dict[str, str]:
+    versions = {"stitchkern": __version__, "torch": torch.__version__, "Python": platform.python_version()}
+    return {
+        "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "Time": ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.seconds.items()),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} CPU threads",
+        "Device": str(device_of(model)),
+    }
+
+
+class _Counted:
+    """The same batches, with the samples of the last reading counted."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches, self.samples = batches, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        self.samples = 0
+        for batch in self.batches:
+            yield batch
+            self.samples += len(batch[1])
+
+
+class _Clock:
+    """Seconds by stage, and where each stage has got to."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[int, int], None] | None]:
+        start = time.perf_counter()
+        yield self._progress and partial(self._progress, name)
+        self.seconds[name] = time.perf_counter() - start

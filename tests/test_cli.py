@@ -1,0 +1,234 @@
+"""The command line: exit codes, one clear line for every expected error, and whole runs."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import stitchkern
+from stitchkern import cli
+from stitchkern.studies.result import StitchingResult
+
+NETS = """
+import torch
+from torch import nn
+
+class Small(nn.Sequential):
+    def __init__(self, seed=0, channels=6, stride=1):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.add_module("conv1", nn.Conv2d(3, channels, 3, stride, padding=1))
+            self.add_module("bn1", nn.BatchNorm2d(channels))
+            self.add_module("relu1", nn.ReLU(inplace=True))
+            self.add_module("conv2", nn.Conv2d(channels, 5, 3, padding=1))
+            self.add_module("bn2", nn.BatchNorm2d(5))
+            self.add_module("pool", nn.AdaptiveAvgPool2d(1))
+            self.add_module("flatten", nn.Flatten())
+            self.add_module("fc", nn.Linear(5, 3))
+
+def strided():
+    return Small(stride=2)
+
+def wide():
+    return Small(seed=1, channels=7)
+
+def broken():
+    raise RuntimeError("no\\nluck")
+
+def batches(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(4):
+        yield torch.randn(5, 3, 8, 8, generator=generator), torch.randint(0, 3, (5,), generator=generator)
+
+def others():
+    return batches(1)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with models, weights and data of many kinds."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "nets.py").write_text(NETS)
+    small = runpy.run_path(str(folder / "nets.py"))["Small"]
+    for seed in (0, 1):
+        torch.save(small(seed).state_dict(), folder / f"seed{seed}.pt")
+    (folder / "garbage.pt").write_bytes(b"not a state dict")
+    torch.save({"fc.weight": torch.zeros(1)}, folder / "other.pt")
+    rng = np.random.default_rng(0)
+
+    def part(n):
+        return rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8), rng.integers(0, 3, n)
+
+    (a, b), (c, d) = part(40), part(10)
+    np.savez(folder / "splits.npz", train_images=a, train_labels=b, test_images=c, test_labels=d)
+    np.savez(folder / "whole.npz", images=a, labels=b)
+    np.savez(folder / "unlabelled.npz", images=a)
+    (folder / "text.npz").write_text("text")
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch):
+    """Run the command in that folder; `.stdout`, `.stderr`, `.exit_code`."""
+    monkeypatch.chdir(place)
+    return lambda *args: CliRunner().invoke(cli.commands, [str(arg) for arg in args])
+
+
+A, B = "nets.py:Small@seed0.pt", "nets.py:Small@seed1.pt"
+
+
+@pytest.mark.parametrize(
+    "args, expected",
+    [
+        (["stitch", A, B], ["Missing option '--data'"]),
+        (["stitch", A], ["Missing argument 'END'"]),
+        (["nonsense"], ["No such command 'nonsense'"]),
+        (["stitch", "nets.py", B, "--data", "splits.npz"], ["nets.py", "file_or_module:callable[@weights]"]),
+        (["stitch", "nts.py:Small", B, "--data", "splits.npz"], ["no such file nts.py"]),
+        (["stitch", "nets.py:Smal", B, "--data", "splits.npz"], ["no 'Smal'", "Small"]),
+        (["stitch", "nets.py:broken", B, "--data", "splits.npz"], ["RuntimeError", "no luck"]),
+        (["stitch", "nets.py:Small@none.pt", B, "--data", "splits.npz"], ["no such weights file none.pt"]),
+        (["stitch", "nets.py:Small@garbage.pt", B, "--data", "splits.npz"], ["garbage.pt"]),
+        (["stitch", "nets.py:Small@other.pt", B, "--data", "splits.npz"], ["other.pt do not fit"]),
+        (["stitch", A, B, "--data", "none.npz"], ["no such data file none.npz"]),
+        (["stitch", A, B, "--data", "text.npz"], ["text.npz cannot be read"]),
+        (["stitch", A, B, "--data", "unlabelled.npz"], ["no images and labels", "'images'"]),
+        (["stitch", A, B, "--data", "splits.npz", "--split", "valid"], ["'valid'", "'train_images'"]),
+        (["stitch", A, B, "--data", "splits.npz", "--mean", "1,2"], ["mean must have 3 values"]),
+        (["stitch", A, B, "--data", "splits.npz", "--mean", "1,x"], ["'--mean'", "numbers separated", "'1,x'"]),
+        (["stitch", A, B, "--data", "splits.npz", "--layers", "bn3"], ["no layer 'bn3'", "nearest: bn2, bn1"]),
+        (
+            ["stitch", A, B, "--data", "splits.npz", "--layers", "bn1", "--front-layer", "bn1"],
+            ["--layers", "--front-layer"],
+        ),
+        (["stitch", A, B, "--data", "splits.npz", "--front-layer", "bn1"], ["equally often", "1 and 0"]),
+        (["stitch", A, B, "--data", "splits.npz", "--resize", "cubic"], ["'--resize'", "bilinear"]),
+        (["stitch", A, B, "--data", "splits.npz", "--device", "tpu7"], ["'--device'", "tpu7"]),
+        (["stitch", A, B, "--data", "splits.npz", "--limit", "0"], ["'--limit'"]),
+        (["stitch", A, B, "--data", "splits.npz", "--out", "nets.py/report"], ["--out"]),
+        (
+            ["stitch", "nets.py:strided", B, "--data", "splits.npz", "--layers", "bn1"],
+            ["spatial size", "4×4", "8×8", "resize"],
+        ),
+        (["layers", A, "--data", "whole.npz", "--input-shape", "3,8,8"], ["--data", "--input-shape"]),
+        (["layers", A, "--input-shape", "4,8,8"], ["does not take inputs (2, 4, 8, 8)"]),
+        (["layers", A, "--input-shape", "big"], ["'--input-shape'", "integers separated by commas"]),
+    ],
+)  # fmt: skip
+def test_an_expected_error_is_one_line_and_exit_code_2(run, args, expected):
+    result = run(*args)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("stitchkern: testing on")]
+    assert result.exit_code == 2, result.stderr
+    assert len(lines) == 1 and lines[0].startswith("stitchkern: "), result.stderr
+    for words in expected:
+        assert words in lines[0]
+
+
+def test_debug_shows_where_an_error_came_from(run):
+    for args in (["--debug", "layers", "nets.py"], ["layers", "nets.py", "--debug"]):
+        result = run(*args)
+        assert result.exit_code == 2 and "Traceback" in result.stderr and "SpecError" in result.stderr
+
+
+def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
+    monkeypatch.setattr("stitchkern.models.load_model", lambda *args: 1 / 0)
+    result = run("layers", A)
+    assert result.exit_code == 1 and isinstance(result.exception, ZeroDivisionError)
+
+
+def test_version_and_help(run):
+    assert run("--version").stdout == f"stitchkern {stitchkern.__version__}\n"
+    for args in ([], ["--help"], ["stitch", "-h"]):
+        result = run(*args)
+        assert result.exit_code == 0 and "Usage: " in result.stdout
+
+
+def test_layers(run):
+    result = run("layers", A)
+    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+    assert result.exit_code == 0 and rows["bn2"] == ["BatchNorm2d", "10"]
+    for shape in (["--input-shape", "3,8,8"], ["--data", "whole.npz"]):
+        result = run("layers", A, *shape)
+        rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+        assert result.exit_code == 0 and rows["bn1"] == ["BatchNorm2d", "6×8×8", "12"]
+
+
+def test_stitch_writes_a_report(run, tmp_path):
+    out = tmp_path / "new" / "report"
+    result = run("stitch", A, B, "--data", "splits.npz", "--mean", ".5,.5,.5", "--std", ".2,.2,.2", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(f"Report: {out / 'index.html'}\n")
+    assert result.stderr == "stitchkern: testing on split 'test' of splits.npz\n"  # no bars where there is no terminal
+    found = StitchingResult.load(out / "result.json")
+    assert [pair.name for pair in found.pairs] == ["bn1", "bn2"]
+    assert (found.fit_images, found.test_images) == (40, 10)
+    assert (found.front.name, found.end.name, found.end.source) == ("seed0", "seed1", B)
+    assert found.made["Command"].startswith("stitchkern ")
+    assert found.headline in result.stdout
+
+
+def test_stitch_holds_out_a_fifth_where_there_is_no_test_part(run, tmp_path):
+    result = run("stitch", A, B, "--data", "whole.npz", "--limit", "30", "--out", tmp_path)
+    assert result.exit_code == 0
+    assert "the last 6 of the 30 samples of whole.npz, held out since it has no test part" in result.stderr
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert (found["fit_images"], found["test_images"]) == (24, 6)
+    assert "held out" in found["made"]["Test data"]
+
+
+def test_stitch_other_layers_other_sizes_and_data_from_a_function(run, tmp_path):
+    result = run(
+        "stitch", "nets.py:strided", "nets.py:wide", "--data", "nets.py:batches", "--test-data", "nets.py:others",
+        "--front-layer", "conv1", "--end-layer", "bn1", "--front-layer", "bn1", "--end-layer", "bn2",
+        "--resize", "nearest", "--precision", "float64", "--out", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = StitchingResult.load(tmp_path / "result.json")
+    assert [pair.name for pair in found.pairs] == ["conv1 → bn1", "bn1 → bn2"]
+    assert [(pair.front_channels, pair.end_channels) for pair in found.pairs] == [(6, 7), (6, 5)]
+    assert found.fit_images == found.test_images == 20
+
+
+def test_doctor_is_content_here(run):
+    result = run("doctor")
+    assert result.exit_code == 0
+    for words in (torch.__version__, "build flags", "compiler", "CUDA kernels", "scikit-learn"):
+        assert words in result.stdout
+
+
+def test_demo_end_to_end(run, tmp_path):
+    pytest.importorskip("sklearn")
+    result = run("demo", "--quick", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    found = StitchingResult.load(tmp_path / "result.json")
+    assert [pair.name for pair in found.pairs] == [f"bn{i}" for i in range(1, 7)]
+    assert found.front.accuracy > 0.9 and found.end.accuracy > 0.9
+    assert found.pairs[0].relative_accuracy > 0.98  # 16 channels hold a 3×3 patch of one colour without loss
+    assert (tmp_path / "index.html").exists() and found.headline in result.stdout
+
+
+def test_runs_as_a_module(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(Path(stitchkern.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-m", "stitchkern", "layers", "nowhere.py:x"],
+        env=env, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "stitchkern: spec 'nowhere.py:x': no such file nowhere.py\n"
+
+
+def test_quickstart_runs(capsys):
+    pytest.importorskip("sklearn")
+    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "quickstart.py"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [f"bn{i}" for i in range(1, 7)]
+    assert float(lines[-1].split()[-1]) > 0.9
