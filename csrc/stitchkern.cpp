@@ -8,7 +8,7 @@
 #include <string>
 
 #include "common/cpu.h"
-#include "moments/moments.h"
+#include "moments/moments_plan.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -49,6 +49,21 @@ PYBIND11_MODULE(_C, m) {
     }
     throw py::value_error("no such path: " + name);
   });
+  m.def(
+      "moments_plan",
+      [](int64_t rows, int64_t p, int64_t q, bool in_float64, int precision, int capability, int multiprocessors) {
+        using namespace stitchkern::moments;
+        const Plan made = plan(rows, p, q, in_float64, Precision(precision), false, q > 0, capability, multiprocessors);
+        py::dict d;
+        d["kind"] = KIND_NAMES[int(made.kind)];
+        d["pairs"] = made.pairs, d["splits"] = made.splits, d["split_rows"] = made.split_rows;
+        d["norm_chunks"] = made.norm_chunks, d["workspace_bytes"] = made.workspace_bytes;
+        return d;
+      },
+      "How a GPU would split one update of moments.", py::arg("rows"), py::arg("p"), py::arg("q"),
+      py::arg("in_float64"), py::arg("precision"), py::arg("capability"), py::arg("multiprocessors"));
+  m.def("force_moments_kernel",
+        [](int kind) { stitchkern::moments::forced_kind() = kind; });  // for tests; -1: as planned
   m.def("precisions", [] { return index_of(stitchkern::moments::PRECISION_NAMES); });
   m.def("totals", [] { return index_of(stitchkern::moments::TOTAL_NAMES); });
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from typing import Any
 
@@ -12,7 +13,8 @@ from stitchkern import ops
 from stitchkern.errors import NotFiniteError, ShapeError, StatisticsError
 
 _T = ops.TOTALS
-_ROUNDOFF = {"float64": 2.0**-53, "highest": 2.0**-24, "high": 2.0**-19, "medium": 2.0**-9}
+#: what a product of float32 numbers may be off by, relative; a CPU always multiplies as at "highest"
+_ROUNDOFF = {"float64": 2.0**-53, "highest": 2.0**-24, "high": 2.0**-17, "medium": 2.0**-8}
 _FORMAT = "stitchkern-moments-1"
 
 
@@ -54,21 +56,21 @@ class Moments:
         device: torch.device | str | None = None,
         check_finite: bool = True,
     ) -> None:
+        p, q = operator.index(p), None if q is None else operator.index(q)
         if p < 1 or (q is not None and q < 1):
             raise ValueError(f"p and q must be at least 1; got p={p}, q={q}")
         if precision not in ops.PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(ops.PRECISIONS)}; got {precision!r}")
-        self.p, self.q = int(p), None if q is None else int(q)
+        self.p, self.q = p, q
         self.precision, self.check_finite = precision, check_finite
         self._device_is_open = device is None
         #: unit roundoff of the least accurate products so far: what solvers take as the noise of the moments
-        self.epsilon = 2.0**-53
-        size = self.p + (self.q or 0)
-        shapes = {"second": (size, size), "first": (size,), "third": (2 if self.q else 0, size), "origin": (size,)}
-        self._buffers = {
-            name: torch.zeros(shape, dtype=torch.float64, device=device or "cpu")
-            for name, shape in {**shapes, "totals": (len(_T),)}.items()
-        }
+        self.epsilon = _ROUNDOFF["float64"]
+        with torch.inference_mode(False):  # the state outlives any inference mode around
+            self._buffers = {
+                name: torch.zeros(shape, dtype=torch.float64, device=device or "cpu")
+                for name, shape in _shapes(p, q or 0).items()
+            }
 
     # ------------------------------------------------------------------------------------------ filling
 
@@ -106,10 +108,12 @@ class Moments:
         if y is not None and self.q is not None:
             y4 = _rows_view("y", y, self.q, channel_dim)
             _check_same_rows(x, y, x4, y4)
-        w3 = None if weight is None else _weight_view(weight, x4)
+        w3 = None if weight is None else _weight_view(weight, x, x4, channel_dim)
         for name, t in (("y", y4), ("weight", w3)):
             if t is not None and t.device != x4.device:
                 raise ValueError(f"x and {name} must be on one device; got {x4.device} and {t.device}")
+        if x4.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"x must be on a CPU or a CUDA device; got {x4.device}")
         if self._device_is_open:
             self.to(x4.device)
             self._device_is_open = False
@@ -121,7 +125,8 @@ class Moments:
         code = ops.PRECISIONS[self.precision]
         ops.moments_update_(**self._buffers, x=x4, y=y4, weight=w3, precision=code, check_finite=self.check_finite)
         exact = torch.float64 in (x4.dtype, None if y4 is None else y4.dtype)
-        self.epsilon = max(self.epsilon, 2.0**-53 if exact else _ROUNDOFF[self.precision])
+        used = "float64" if exact or self.precision == "float64" else self.precision if x4.is_cuda else "highest"
+        self.epsilon = max(self.epsilon, _ROUNDOFF[used])
         if not self._buffers["totals"].is_cuda:
             self._raise_if_bad()
         return self
@@ -135,13 +140,10 @@ class Moments:
         self._raise_if_bad()
         other._raise_if_bad()
         theirs = other._state(self.device)
-        if other._buffers["totals"][_T["rows"]] == 0:
-            return self
-        self.epsilon = max(self.epsilon, other.epsilon)
-        if self._buffers["totals"][_T["rows"]] == 0:
-            self._buffers = {k: v.clone() for k, v in theirs.items()}
-            return self
+        if self._buffers["totals"][_T["weight"]] == 0:  # no sums yet that an origin matters to
+            self._buffers["origin"].copy_(theirs["origin"])
         theirs = recentred(theirs, self._buffers["origin"], self.p)
+        self.epsilon = max(self.epsilon, other.epsilon)
         for name in ("second", "first", "third", "totals"):
             self._buffers[name].add_(theirs[name])
         return self
@@ -163,14 +165,18 @@ class Moments:
         summed = [self._buffers[name] for name in ("second", "first", "third", "totals")]
         flat = torch.cat([t.reshape(-1) for t in summed])
         dist.all_reduce(flat, group=group)
+        epsilon = torch.tensor(self.epsilon, dtype=torch.float64, device=self.device)
+        dist.all_reduce(epsilon, op=dist.ReduceOp.MAX, group=group)
+        self.epsilon = float(epsilon)
         for t, part in zip(summed, flat.split([t.numel() for t in summed]), strict=True):
             t.copy_(part.view_as(t))
         return self
 
     def reset(self) -> Moments:
         """Forget everything that was added. Returns self."""
-        for t in self._state().values():
+        for t in self._buffers.values():
             t.zero_()
+        self.epsilon = _ROUNDOFF["float64"]
         return self
 
     # ------------------------------------------------------------------------------------------ reading
@@ -192,7 +198,7 @@ class Moments:
     @property
     def effective_count(self) -> float:
         """(Σ w)² / Σ w²: the number of equally weighted rows that carry as much information (Kish)."""
-        return self.count**2 / self._total("weight_sq") if self.count else 0.0
+        return self.count * (self.count / self._total("weight_sq")) if self.count else 0.0
 
     @property
     def mean_x(self) -> Tensor:
@@ -246,6 +252,7 @@ class Moments:
             "q": str(self.q or 0),
             "precision": self.precision,
             "epsilon": repr(self.epsilon),
+            "check_finite": str(self.check_finite),
         }
         save_file({k: v.contiguous() for k, v in self._state(torch.device("cpu")).items()}, os.fspath(path), meta)
 
@@ -261,6 +268,8 @@ class Moments:
         path = os.fspath(path)
         if not os.path.exists(path):
             raise FileNotFoundError(f"no statistics file at {path}")
+        if not os.path.isfile(path):
+            raise StatisticsError(f"{path} cannot be read as a statistics file: it is no file")
         try:
             with safe_open(path, framework="pt") as f:
                 meta = f.metadata() or {}
@@ -270,13 +279,17 @@ class Moments:
         if meta.get("format") != _FORMAT:
             raise StatisticsError(f"{path} is no statistics file of stitchkern (format {meta.get('format')!r})")
         try:
-            m = cls(int(meta["p"]), int(meta["q"]) or None, precision=meta["precision"], device=device or "cpu")
-            m.epsilon = float(meta["epsilon"])
-            expected = {k: (v.shape, v.dtype) for k, v in m._state().items()}
+            p, q, precision, epsilon = int(meta["p"]), int(meta["q"]), meta["precision"], float(meta["epsilon"])
         except (KeyError, ValueError) as e:
             raise StatisticsError(f"{path} is damaged: its header is {meta}") from e
-        if {k: (v.shape, v.dtype) for k, v in state.items()} != expected:
-            raise StatisticsError(f"{path} is damaged: its tensors do not fit p={m.p}, q={m.q}")
+        if {k: tuple(v.shape) for k, v in state.items()} != _shapes(p, q):
+            raise StatisticsError(f"{path} is damaged: its tensors do not fit p={p}, q={q}")
+        finite = all(v.dtype == torch.float64 and bool(v.isfinite().all()) for v in state.values())
+        if not (finite and 0 < epsilon < 1 and state["totals"].min() >= 0 and precision in ops.PRECISIONS):
+            raise StatisticsError(f"{path} is damaged: it holds impossible values")
+        check_finite = meta.get("check_finite") != "False"
+        m = cls(p, q or None, precision=precision, device=device or "cpu", check_finite=check_finite)
+        m.epsilon = epsilon
         m._buffers = {k: v.to(m.device) for k, v in state.items()}
         m._device_is_open = device is None and m.rows == 0
         return m
@@ -317,11 +330,25 @@ class Moments:
     def _cov(self, i: slice, j: slice) -> Tensor:
         if self.rows < 2 or self.count <= 0:
             raise StatisticsError(f"covariance needs at least two samples; got {self.rows}")
-        total, first = self._buffers["totals"][_T["weight"]], self._buffers["first"]
-        block = self._buffers["second"][i, j]
+        b = self._buffers
+        total = b["totals"][_T["weight"]]
+        block = b["second"][i, j]
         if i == j:
             block = block.triu() + block.triu(1).T
-        return block / total - torch.outer(first[i] / total, first[j] / total)
+        mean, square = b["first"] / total, b["second"].diagonal() / total  # about the origin
+        # A constant feature leaves rounding errors of its square behind; what is below them is no variance.
+        constant = (square - mean.square() <= 2.0**-48 * square) & square.isfinite()
+        cov = block / total - torch.outer(mean[i], mean[j])
+        cov = cov.masked_fill(constant[i, None] | constant[j], 0.0)
+        if self.check_finite and not bool(cov.isfinite().all()):
+            raise StatisticsError("the second moments overflow float64; scale the features down")
+        return cov
+
+
+def _shapes(p: int, q: int) -> dict[str, tuple[int, ...]]:
+    size = p + q
+    third = (2 if q else 0, size)
+    return {"second": (size, size), "first": (size,), "third": third, "origin": (size,), "totals": (len(_T),)}
 
 
 def recentred(state: dict[str, Tensor], origin: Tensor, p: int) -> dict[str, Tensor]:
@@ -380,6 +407,8 @@ def _rows_view(name: str, x: Tensor, channels: int, channel_dim: int | None) -> 
     """(n, …) with channels somewhere -> a (n, h, w, c) view, never a copy."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch tensor; got {type(x).__name__}")
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(f"{name} must be a dense tensor; got layout {'nested' if x.is_nested else x.layout}")
     if not x.is_floating_point() or x.dtype.itemsize < 2:
         raise TypeError(f"{name} must be float64, float32, bfloat16 or float16; got {x.dtype}")
     if x.ndim < 2:
@@ -394,7 +423,7 @@ def _rows_view(name: str, x: Tensor, channels: int, channel_dim: int | None) -> 
     x = x.detach().movedim(dim, -1)
     if x.ndim > 4:
         try:
-            return x.view(x.shape[0], -1, *x.shape[-2:])
+            return x.view(x.shape[0], x.shape[1:-2].numel(), *x.shape[-2:])
         except RuntimeError as e:
             raise ShapeError(
                 f"{name} {tuple(x.shape)} cannot be viewed as rows of channels; use fewer dimensions"
@@ -407,18 +436,20 @@ def _rows_view(name: str, x: Tensor, channels: int, channel_dim: int | None) -> 
 def _check_same_rows(x: Tensor, y: Tensor, x4: Tensor, y4: Tensor) -> None:
     if x4.shape[0] != y4.shape[0]:
         raise ShapeError(f"x and y must hold the same samples; got {x4.shape[0]} and {y4.shape[0]}")
-    if x4.shape[1:3].numel() != y4.shape[1:3].numel():
+    # tokens may stand beside the pixels they were made of: (n, h·w, c) and (n, c, h, w)
+    same = x4.shape[1:3] == y4.shape[1:3] if x.ndim == y.ndim else x4.shape[1:3].numel() == y4.shape[1:3].numel()
+    if not same:
         raise ShapeError(f"x and y must have the same positions; got shapes {tuple(x.shape)} and {tuple(y.shape)}")
 
 
-def _weight_view(weight: Tensor, x4: Tensor) -> Tensor:
-    """(n,) or one per row -> (n, h, w) float64 view, broadcast without a copy of x."""
+def _weight_view(weight: Tensor, x: Tensor, x4: Tensor, channel_dim: int | None) -> Tensor:
+    """(n,) or one per row, in x's layout without its channels -> (n, h, w) float64, broadcast without a copy of x."""
     if not isinstance(weight, Tensor) or weight.is_complex():
         raise TypeError("weight must be a real torch tensor")
-    n, h, w = x4.shape[:3]
+    n = x4.shape[0]
+    dim = ((1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim) % x.ndim
+    rows = (*x.shape[:dim], *x.shape[dim + 1 :])
+    if weight.shape not in ((n,), rows):
+        raise ShapeError(f"weight must be (n,) = ({n},) or one per row {rows}; got {tuple(weight.shape)}")
     weight = weight.detach().double()
-    if weight.shape == (n,):
-        return weight[:, None, None].expand(n, h, w)
-    if weight.numel() == n * h * w and weight.ndim > 1 and weight.shape[0] == n:
-        return weight.reshape(n, h, w)
-    raise ShapeError(f"weight must be (n,) = ({n},) or one per row ({n}, {h}, {w}); got {tuple(weight.shape)}")
+    return weight.reshape(x4.shape[:3]) if weight.shape == rows else weight[:, None, None].expand(x4.shape[:3])

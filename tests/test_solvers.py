@@ -17,8 +17,9 @@ def problem(g: torch.Generator, n: int, p: int, q: int, dtype=torch.float64):
     return x, y
 
 
-def fit(x, y, weight=None, **options):
-    return sk.least_squares(sk.Moments(x.shape[1], y.shape[1]).update(x, y, weight=weight), **options)
+def fit(x, y, weight=None, precision="highest", **options):
+    m = sk.Moments(x.shape[1], y.shape[1], precision=precision)
+    return sk.least_squares(m.update(x, y, weight=weight), **options)
 
 
 def residual(f: sk.AffineMap, x, y) -> float:
@@ -93,8 +94,40 @@ def test_reduced_rank_is_the_optimum(generator):
         assert f.residual == pytest.approx(full.residual + lost, rel=1e-9)
         truncated = torch.linalg.svd(full.weight)
         truncated = truncated.U[:, :k] * truncated.S[:k] @ truncated.Vh[:k]
-        other = sk.AffineMap(truncated, y.mean(0) - truncated @ x.mean(0), k, 0, 0, "")
-        assert residual(f, x, y) <= residual(other, x, y) * (1 + 1e-12)
+        other = x @ truncated.T + y.mean(0) - truncated @ x.mean(0)
+        assert residual(f, x, y) <= (other - y).square().sum(1).mean().item() * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("noise,p", [(3e-3, 512), (3e-3, 64), (0.1, 16), (1.0, 16)])
+def test_residual_is_right_within_its_error(noise, p, generator):
+    """Strongly collinear features, and targets that live in their small differences."""
+    z = torch.randn(4000, 1, generator=generator)
+    x = z + noise * torch.randn(4000, p, generator=generator)
+    y = (x[:, :4].double() - x[:, 4:8].double()) / noise
+    f = fit(x, y.float())
+    assert abs(f.residual - residual(f, x, y.float())) <= f.residual_error + 1e-12
+    exact = fit(x, y.float(), precision="float64")
+    assert exact.dropped == 0 and exact.residual_error < 1e-6 and exact.r2 > 1 - 1e-6
+
+
+@pytest.mark.parametrize("words,p", [(2, 128), (5, 256), (10, 64)])
+def test_few_distinct_rows_have_their_rank(words, p, generator):
+    table = torch.randn(words, p, generator=generator) + 3 * torch.randn(p, generator=generator)
+    x = table[torch.randint(0, words, (20000,), generator=generator)]
+    f = fit(x, x @ torch.randn(p, 300, generator=generator) / p**0.5)
+    assert (f.rank, f.dropped) == (words - 1, p - words + 1)
+
+
+def test_constant_float64_feature_is_ignored(generator):
+    for seed in range(20):
+        g = generator.manual_seed(seed)
+        x = torch.randn(300, 6, dtype=torch.float64, generator=g)
+        x[:, 5] = 0.1 + seed
+        y = torch.randn(300, 3, dtype=torch.float64, generator=g) + x[:, :3]
+        m = sk.Moments(6, 3)
+        for i in range(0, 300, 37):
+            m.update(x[i : i + 37], y[i : i + 37])
+        assert (sk.least_squares(m).weight[:, 5] == 0).all()
 
 
 def test_degenerate_targets(generator):

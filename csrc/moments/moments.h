@@ -1,10 +1,10 @@
 // Streaming moments: what all backends share. No torch, no CUDA headers.
 //
 // x and y are treated as one matrix z = [x, y] of P = p + q features: the upper triangle of Σ w z zᵀ holds xx, xy and
-// yy. All sums are float64 and taken about `origin`, which the first batch sets to its pilot mean and which never
-// moves. What is multiplied is shifted by the batch's own pilot mean s (a mean over at most PILOT_ROWS rows spread over
-// the batch, rounded to float32), so that features far from zero keep their digits whatever the first batch looked
-// like: with d = s − origin and u = z − s,
+// yy. All sums are float64 and taken about `origin`, which the first batch with weight sets to its pilot mean and which
+// never moves after that. What is multiplied is shifted by the batch's own pilot mean s (a mean over at most PILOT_ROWS
+// rows with weight, spread over the batch, rounded to the type of the products), so that features far from zero keep
+// their digits whatever the first batch looked like: with d = s − origin and u = z − s,
 //
 //   Σ w (u + d)           = Σ w u + W d
 //   Σ w (u + d)(u + d)ᵀ   = Σ w u uᵀ + (Σ w u) dᵀ + d (Σ w u)ᵀ + W d dᵀ
@@ -59,7 +59,11 @@ struct Batch {
   }
 };
 
-// The i-th of `count` pilot rows, spread evenly over the batch.
-SK_HOST_DEVICE int64_t pilot_row(int64_t i, int64_t count, int64_t rows) { return i * rows / count; }
+// The i-th of `count` pilot rows: one from each of `count` equal parts of the batch, at a scrambled place in it, so
+// that they never all fall on one token or pixel.
+SK_HOST_DEVICE int64_t pilot_row(int64_t i, int64_t count, int64_t rows) {
+  const int64_t begin = i * rows / count, size = (i + 1) * rows / count - begin;
+  return begin + int64_t((uint64_t(i) * 0x9e3779b97f4a7c15u >> 33) % uint64_t(size));
+}
 
 }  // namespace stitchkern::moments

@@ -7,7 +7,8 @@
 // the float64 state while it lies in the second-level cache. Nothing depends on which thread did what.
 //
 // float32 products are used where they are safe. Where a feature's largest |u| in a stage leaves [2^-50, 2^55], squares
-// would leave float32's range, and the stage is packed and multiplied in float64 instead.
+// would leave float32's range, and the stage is packed and multiplied in float64 instead; likewise for weights outside
+// [2^-40, 2^40].
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -28,6 +29,7 @@ constexpr int PACK_PANELS = 8;                      // packed by one task: a kil
 constexpr int TILE_FEATURES = 128;                  // of the float64 tile that one task owns: 128 KiB
 constexpr int64_t PACK_COST = 16, NORMS_COST = 16;  // of one number, in multiply-adds
 constexpr double SAFE_SMALLEST = 0x1p-50, SAFE_LARGEST = 0x1p55;
+constexpr double SAFE_LIGHTEST = 0x1p-40, SAFE_HEAVIEST = 0x1p40;
 
 template <class T>
 const Kernels<T>& kernels() {
@@ -86,16 +88,18 @@ struct Panels {
   }
 };
 
-// The mean of the pilot rows in float64, rounded to float32 so that subtracting it is one exact operation more often
-// than not. Not finite (no row with weight, or bad data): zero.
+// The mean of the pilot rows, rounded to the type of the products so that subtracting it rounds once. Not finite (bad
+// data) or no row with weight: zero.
 void pilot_mean(const Batch& batch, double* shift) {
   const int64_t count = std::min(PILOT_ROWS, batch.rows);
   std::vector<int64_t> rows;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t row = pilot_row(i, count, batch.rows);
-    if (!batch.weight.data || static_cast<const double*>(batch.weight.data)[batch.weight.offset(row)] > 0)
-      rows.push_back(row);
-  }
+  const auto has_weight = [&](int64_t row) {
+    return !batch.weight.data || static_cast<const double*>(batch.weight.data)[batch.weight.offset(row)] > 0;
+  };
+  for (int64_t i = 0; i < count; ++i)
+    if (const int64_t row = pilot_row(i, count, batch.rows); has_weight(row)) rows.push_back(row);
+  for (int64_t row = 0; rows.empty() && row < batch.rows; ++row)  // a mask that is almost all zeros
+    if (has_weight(row)) rows.push_back(row);
   for (const Rows* side : {&batch.x, &batch.y}) {
     if (!side->channels) continue;
     double* mean = side == &batch.x ? shift : shift + batch.p();
@@ -108,8 +112,9 @@ void pilot_mean(const Batch& batch, double* shift) {
       }
     });
     for (int64_t j = 0; j < side->channels; ++j) {
-      const float rounded = float(mean[j] / double(std::max<size_t>(rows.size(), 1)));
-      mean[j] = std::isfinite(rounded) ? double(rounded) : 0.0;
+      mean[j] /= double(std::max<size_t>(rows.size(), 1));
+      if (!batch.in_float64()) mean[j] = double(float(mean[j]));
+      if (!std::isfinite(mean[j])) mean[j] = 0.0;
     }
   }
 }
@@ -133,7 +138,7 @@ class Update {
   void run() {
     if (batch_.rows == 0) return;
     pilot_mean(batch_, shift_.data());
-    const bool fresh = state_.totals[ROWS] == 0;
+    const bool fresh = state_.totals[WEIGHT] == 0;
     for (int64_t j = 0; j < features_; ++j) offset_[j] = fresh ? 0.0 : shift_[j] - state_.origin[j];
 
     const int width = kernels<float>().width;  // plan by the narrower type, so that both element types stage alike
@@ -178,6 +183,7 @@ class Update {
       const double w = data[batch_.weight.offset(row + k)];
       sums_.bad_weight |= !(w >= 0 && std::isfinite(w));
       weight_[k] = w;
+      wide_weights_ |= w > SAFE_HEAVIEST || (w > 0 && w < SAFE_LIGHTEST);
       sums_.weight += w, sums_.weight_sq += w * w;
     }
   }
@@ -188,7 +194,7 @@ class Update {
   // range asks for float64.
   template <class T>
   bool stage(int64_t row, int64_t rows) {
-    if (bad()) return false;
+    if (bad() || (sizeof(T) == 4 && wide_weights_)) return false;
     const Kernels<T>& kernel = kernels<T>();
     const Panels panels(kernel.width, batch_.p(), features_ - batch_.p());
     const int width = kernel.width;
@@ -233,8 +239,9 @@ class Update {
           top = std::max(top, double(largest[block * padded + column]));
         }
         stage_first[panels.feature(panel) + j] = total;
-        if (!std::isfinite(total)) (panel < panels.of_x ? sums_.bad_x : sums_.bad_y) = true;
-        wide |= top > SAFE_LARGEST || (top > 0 && top < SAFE_SMALLEST);
+        // what is not finite here may be so in float64: x − shift can overflow
+        if (!std::isfinite(total) && sizeof(T) == 8) (panel < panels.of_x ? sums_.bad_x : sums_.bad_y) = true;
+        wide |= !std::isfinite(total) || top > SAFE_LARGEST || (top > 0 && top < SAFE_SMALLEST);
       }
     }
     if (bad() || (sizeof(T) == 4 && wide)) return false;
@@ -322,7 +329,7 @@ class Update {
   std::vector<double> shift_, offset_, weight_;
   Scratch packed_, first_, largest_;
   Sums sums_;
-  bool last_stage_ = false;
+  bool last_stage_ = false, wide_weights_ = false;
 };
 
 void moments_update_cpu(Tensor second, Tensor first, Tensor third, Tensor origin, Tensor totals, Tensor x,

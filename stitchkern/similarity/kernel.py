@@ -33,6 +33,8 @@ def cka(x: Moments | Features, y: Features | None = None, *, unbiased: bool = Fa
         ShapeError: x and y are not (n, p) and (n, q) of the same samples.
     """
     xy, xx, yy = _hsic_triple(x, y, unbiased=unbiased or debiased)
+    if not all(map(math.isfinite, (xy, xx, yy))):
+        raise StatisticsError("HSIC overflows float64; scale the features down")
     for name, value in (("x", xx), ("y", yy)):
         if not value > 0:
             why = "does not vary" if value == 0 else f"has no positive unbiased HSIC with itself ({value:.3g})"
@@ -76,7 +78,7 @@ def _from_moments(m: Moments, unbiased: bool) -> tuple[float, float, float]:
     n = _sample_count(m)
     traces = m.cov_xx.trace().item() * n, m.cov_yy.trace().item() * n
     xx, xy, yy = m.centred_norms().tolist()
-    pairs = ((0, xy, traces[0] * traces[1]), (1, xx, traces[0] ** 2), (2, yy, traces[1] ** 2))
+    pairs = ((0, xy, traces[0] * traces[1]), (1, xx, traces[0] * traces[0]), (2, yy, traces[1] * traces[1]))
     a, b, c = (_unbiased(n, squares[i] * n * n, joint, product) for i, joint, product in pairs)
     return a, b, c
 
@@ -100,6 +102,7 @@ def _from_samples(x: Tensor, y: Tensor, unbiased: bool) -> tuple[float, float, f
     grams = []
     for name, t in (("x", x), ("y", y)):
         t = t.double()
+        t = t - t[0]  # so that constant features become exactly zero
         t = t - t.mean(0)
         if not torch.isfinite(t).all():
             raise StatisticsError(f"{name} holds NaN or Inf")

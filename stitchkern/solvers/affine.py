@@ -21,8 +21,11 @@ class AffineMap:
     Attributes:
         weight: M (q, p), float64.
         bias: b (q,), float64.
-        rank: rank of M that the data supports (directions of x that carried information; at most the rank asked for).
+        rank: of M: at most the directions of x that carried information, q, and the rank asked for.
+        dropped: directions of x whose variance the moments cannot tell from rounding; the map ignores them.
         residual: E‖M x + b − y‖², in squared units of y, summed over its features.
+        residual_error: what rounding of the moments may have added to or taken from ``residual`` (a first-order bound):
+            where it is not small beside ``residual``, the fit is known no better than that.
         r2: 1 − residual / E‖y − ȳ‖²; 1 where y is constant and fitted exactly.
         method: the road taken, for example ``"cholesky"`` or ``"eigh"``.
     """
@@ -30,7 +33,9 @@ class AffineMap:
     weight: Tensor
     bias: Tensor
     rank: int
+    dropped: int
     residual: float
+    residual_error: float
     r2: float
     method: str
 

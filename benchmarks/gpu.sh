@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The GPU lane, on a machine with a GPU, a CUDA torch and nvcc; nothing is fetched. Builds in place, runs the suite on the
+# GPU too, runs the moments tests under compute-sanitizer, times; the table comes last. OUT: where logs go.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out="${OUT:-build/gpu}"
+python="${PYTHON:-python3}"
+mkdir -p "$out"
+failed=0
+step() { # name, seconds, command…
+  local name="$1" seconds="$2"
+  shift 2
+  if timeout "$seconds" "$@" >"$out/$name.log" 2>&1; then echo "ok      $name"; else
+    echo "FAILED  $name ($out/$name.log)"
+    tail -n 15 "$out/$name.log"
+    failed=1
+  fi
+}
+step build 240 env STITCHKERN_CUDA=1 "$python" setup.py build_ext --inplace
+step doctor 60 "$python" -m stitchkern doctor
+step tests 180 "$python" -m pytest -q -x tests/test_moments.py tests/test_solvers.py tests/test_similarity.py tests/matching tests/models
+for tool in memcheck racecheck synccheck; do
+  step "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -x tests/test_moments.py \
+    -k "cuda and (test_layouts or test_dtypes or test_weights) and not 300"
+done
+step moments 120 "$python" -m benchmarks.gpu_moments "$out/moments.json"
+tail -n 40 "$out/moments.log"
+exit "$failed"
