@@ -508,6 +508,43 @@ def test_wrong_arguments():
         assert m.rows == 0
 
 
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@cuda
+@pytest.mark.parametrize("kind,tolerance", enumerate([1e-12, 1e-12, 2e-2, 3e-5, 2e-6]))  # moments_plan.h: Kind
+@pytest.mark.parametrize("layout", ["nc", "nchw", "nchw-49", "cropped"])
+def test_every_cuda_kernel(kind, tolerance, layout, generator):
+    x, y = (LAYOUTS[layout](generator, 200, c).cuda() for c in (130, 33))
+    weight = torch.rand(200, generator=generator).cuda()
+    try:
+        _C.force_moments_kernel(kind)
+        states = [sk.Moments(130, 33).update(x, y, weight=weight)._state() for _ in range(3)]
+        check(sk.Moments(130, 33).update(x, y, weight=weight), expected(x, y, weight), tolerance)
+    finally:
+        _C.force_moments_kernel(-1)
+    assert all(torch.equal(states[0][k], other[k]) for other in states[1:] for k in other)
+
+
+@cuda
+def test_cuda_graph_capture_and_streams(generator):
+    x = torch.randn(1000, 40, generator=generator).cuda()
+    m = sk.Moments(40).update(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        m.update(x)
+    graph.replay()
+    graph.replay()
+    torch.cuda.synchronize()
+    check(m, expected(x.repeat(3, 1)), TOLERANCE["highest"])
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        other = sk.Moments(40).update(x)
+    side.synchronize()
+    check(other, expected(x), TOLERANCE["highest"])
+
+
 def test_ops_are_well_formed(device):
     m = sk.Moments(3, 2, device=device)
     x, y = torch.randn(5, 1, 1, 3, device=device), torch.randn(5, 1, 1, 2, device=device)

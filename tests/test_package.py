@@ -109,6 +109,8 @@ def test_cuda_kernels_are_in_the_same_object_and_need_no_cuda_torch():
 def test_build_info_and_constants():
     info = _C.build_info()
     assert info["version"] == stitchkern.__version__ and "-std=c++20" in info["flags"]
+    plan = _C.moments_plan(2**20, 512, 0, False, ops.PRECISIONS["highest"], 90, 132)
+    assert plan["kind"] == "float64" and plan["splits"] * plan["split_rows"] >= 2**20
     assert list(ops.PRECISIONS) == ["medium", "high", "highest", "float64"]
 
 
