@@ -6,6 +6,7 @@ what is wrong with them.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import traceback
@@ -27,7 +28,7 @@ from rich.progress import (
 )
 
 from stitchkern._version import __version__
-from stitchkern.errors import StitchkernError
+from stitchkern.errors import SpecError, StitchkernError
 
 if TYPE_CHECKING:
     from stitchkern.studies.result import StitchingResult
@@ -76,9 +77,15 @@ def _device(context: click.Context, parameter: click.Parameter, value: str) -> s
     import torch
 
     try:
-        torch.empty(0, device=value)
+        torch.zeros(1, device=value).item()  # which the meta device refuses
     except (RuntimeError, AssertionError) as error:
         raise click.BadParameter(f"{value!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return value
+
+
+def _shape(context: click.Context, parameter: click.Parameter, value: list[int] | None) -> list[int] | None:
+    if value and (min(value) < 1 or math.prod(value) > 2**31):
+        raise click.BadParameter(f"must be positive and 2^31 numbers in all at most; got {','.join(map(str, value))}")
     return value
 
 
@@ -187,6 +194,7 @@ def stitch(
     "--input-shape",
     type=_List(int, "integers separated by commas"),
     metavar="C,H,W",
+    callback=_shape,
     help="Likewise, from zeros.",
 )
 @_data_options
@@ -202,9 +210,11 @@ def layers(model: str, data: str | None, input_shape: list[int] | None, **data_o
 
     inputs = None
     if data:
-        inputs, _ = next(iter(load_data(data, **data_options)))
+        inputs, _ = next(iter(load_data(data, **data_options)), (None, None))
+        if inputs is None:
+            raise SpecError(f"data {data!r} gave no batch")
     elif input_shape:
-        inputs = torch.zeros(2, *input_shape)
+        inputs = torch.zeros(()).expand(2, *input_shape)  # takes no memory until the model runs
     _print(layer_table(describe(load_model(model), inputs), shapes=inputs is not None))
 
 

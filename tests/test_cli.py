@@ -50,6 +50,32 @@ def batches(seed=0):
 
 def others():
     return batches(1)
+
+def grey():
+    for x, y in batches():
+        yield x[:, :1], y
+
+def tiny():
+    for x, y in batches():
+        yield x[:, :, :0, :0], y
+
+def missing():
+    yield from batches()
+    open("no such file.png")
+
+def none():
+    return iter(())
+
+def badly_labelled():
+    for x, y in batches():
+        yield x, y + 1
+
+def negative():
+    for x, y in batches():
+        yield x, y - 1
+
+def quits():
+    raise SystemExit(1)
 """
 
 
@@ -61,6 +87,7 @@ def place(tmp_path_factory):
     small = runpy.run_path(str(folder / "nets.py"))["Small"]
     for seed in (0, 1):
         torch.save(small(seed).state_dict(), folder / f"seed{seed}.pt")
+    (folder / "empty.pt").write_bytes(b"")
     (folder / "garbage.pt").write_bytes(b"not a state dict")
     torch.save({"fc.weight": torch.zeros(1)}, folder / "other.pt")
     rng = np.random.default_rng(0)
@@ -72,6 +99,11 @@ def place(tmp_path_factory):
     np.savez(folder / "splits.npz", train_images=a, train_labels=b, test_images=c, test_labels=d)
     np.savez(folder / "whole.npz", images=a, labels=b)
     np.savez(folder / "unlabelled.npz", images=a)
+    np.savez(folder / "grey.npz", images=a[..., 0], labels=b)
+    np.savez(folder / "empty.npz", images=a[:, :0, :0], labels=b)
+    np.savez(folder / "flat.npz", images=np.zeros((40, 0), "f4"), labels=b)
+    with (folder / "array.npz").open("wb") as file:
+        np.save(file, a)
     (folder / "text.npz").write_text("text")
     return folder
 
@@ -119,6 +151,32 @@ A, B = "nets.py:Small@seed0.pt", "nets.py:Small@seed1.pt"
             ["stitch", "nets.py:strided", B, "--data", "splits.npz", "--layers", "bn1"],
             ["spatial size", "4×4", "8×8", "resize"],
         ),
+        (["stitch", A, B, "--data", "grey.npz"], ["front 'nets.py:Small@seed0.pt' does not take inputs (32, 1, 8, 8)"]),
+        (["stitch", A, B, "--data", "nets.py:batches", "--test-data", "nets.py:grey"], ["does not take", "5, 1, 8, 8"]),
+        (["stitch", A, "torch.nn:Flatten", "--data", "nets.py:tiny"], ["front", "does not take", "(5, 3, 0, 0)"]),
+        (["stitch", A, B, "--data", "empty.npz"], ["images must not be empty; each is (3, 0, 0)"]),
+        (["stitch", A, B, "--data", "flat.npz"], ["images must not be empty"]),
+        (["stitch", A, B, "--data", "array.npz"], ["array.npz cannot be read as .npz", "one array"]),
+        (["stitch", A, B, "--data", "nets.py:missing"], ["nets.py:missing", "FileNotFoundError", "no such file.png"]),
+        (
+            ["stitch", A, B, "--data", "nets.py:batches", "--test-data", "nets.py:badly_labelled"],
+            ["labels must be 0 … 2", "got 3"],
+        ),
+        (
+            ["stitch", A, B, "--data", "nets.py:batches", "--test-data", "nets.py:negative"],
+            ["labels must be 0 … 2", "got -1"],
+        ),
+        (["stitch", "nets.py:quits", B, "--data", "splits.npz"], ["quits() raised SystemExit: 1"]),
+        (["stitch", "nets.py:Small@empty.pt", B, "--data", "splits.npz"], ["empty.pt cannot be read: EOFError"]),
+        (["stitch", A, B, "--data", "splits.npz", "--device", "meta"], ["'--device'", "meta"]),
+        (["stitch", A, B, "--data", "splits.npz", "--std", "1,nan,1"], ["std must be finite"]),
+        (["stitch", A, B, "--data", "splits.npz", "--std", "1,-1,1"], ["std must be positive"]),
+        (["stitch", A, B, "--data", "splits.npz", "--mean", "inf"], ["mean must be finite"]),
+        (["layers", A, "--data", "nets.py:none"], ["gave no batch"]),
+        (["layers", A, "--input-shape", "3,0,8"], ["'--input-shape'", "must be positive", "3,0,8"]),
+        (["layers", A, "--input-shape=-3,8,8"], ["'--input-shape'", "must be positive"]),
+        (["layers", A, "--input-shape", "3,999999,999999"], ["'--input-shape'", "2^31"]),
+        (["layers", A, "--input-shape", "3,99999999999999999999999,1"], ["'--input-shape'", "2^31"]),
         (["layers", A, "--data", "whole.npz", "--input-shape", "3,8,8"], ["--data", "--input-shape"]),
         (["layers", A, "--input-shape", "4,8,8"], ["does not take inputs (2, 4, 8, 8)"]),
         (["layers", A, "--input-shape", "big"], ["'--input-shape'", "integers separated by commas"]),

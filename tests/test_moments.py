@@ -512,7 +512,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @cuda
-@pytest.mark.parametrize("kind,tolerance", enumerate([1e-12, 1e-12, 2e-2, 3e-5, 2e-6]))  # moments_plan.h: Kind
+@pytest.mark.parametrize("kind,tolerance", list(enumerate([1e-12, 1e-12, 2e-2, 3e-5, 2e-6])))  # moments_plan.h: Kind
 @pytest.mark.parametrize("layout", ["nc", "nchw", "nchw-49", "cropped"])
 def test_every_cuda_kernel(kind, tolerance, layout, generator):
     x, y = (LAYOUTS[layout](generator, 200, c).cuda() for c in (130, 33))

@@ -15,6 +15,7 @@ from stitchkern.matching.stream import Pair, Progress, stream
 from stitchkern.models.cut import Tail
 from stitchkern.models.taps import Taps, call, device_of, frozen
 from stitchkern.moments import Moments
+from stitchkern.nn import Stitch
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,14 @@ def evaluate(
 
     Per batch the front runs once for all its layers, the end once in full, and for each stitch the end's
     tail. Everything runs frozen and in eval mode and is left as it was. A model's outputs are logits (n,
-    classes), or a tuple that starts with them, or an object with ``.logits``.
+    classes), or a tuple that starts with them, or an object with ``.logits``. A sample whose logits are not all
+    finite counts as wrong.
 
     Raises:
-        LayerError: unknown layer, or one that does not run exactly once.
-        ShapeError: outputs are not (n, classes) beside labels (n,), or a stitch does not fit its layer.
+        LayerError: unknown layer, one that does not run exactly once, or one of the end that its outputs do not
+            depend on.
+        ShapeError: outputs are not (n, classes) beside labels (n,), labels that are no class of the end, or a
+            stitch that does not fit its layer.
         ValueError: no batch, or a batch without labels.
     """
     taps = Taps(front, [a for a, _ in stitches])
@@ -64,12 +68,16 @@ def evaluate(
         for inputs, labels in stream(batches, device_of(front), progress):
             held, outputs = taps.run(inputs)
             front_hits = _hits(outputs, labels)
-            end_hits = front_hits if front is end else _hits(call(end, inputs), labels)
+            end_outputs = outputs if front is end else call(end, inputs)
+            end_hits = _hits(end_outputs, labels)
+            _check_labels(labels, _logits(end_outputs).shape[1])
             count += len(end_hits)
             front_right += int(front_hits.sum())
             end_right += int(end_hits.sum())
             for (a, b), stitch in stitches.items():
-                hits = _hits(tails[b](stitch(held[a]), inputs), labels)
+                # `Stitch` only reads; another module may write into what the next pair needs
+                x = held[a] if type(stitch) is Stitch else held[a].clone()
+                hits = _hits(tails[b](stitch(x), inputs), labels)
                 right[a, b] += int(hits.sum())
                 both_right[a, b] += int((hits & end_hits).sum())
     if not count:
@@ -163,20 +171,30 @@ def _pooled(taps: Taps, inputs: Any) -> dict[str, Tensor]:
     def pool(name: str, x: Tensor) -> None:
         if x.ndim not in (2, 3, 4):
             raise ShapeError(f"layer {name!r} must give (n, c), (n, t, c) or (n, c, h, w); got {tuple(x.shape)}")
-        pooled[name] = x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x.clone()
+        dtype = torch.promote_types(x.dtype, torch.float32)  # a mean in half precision is rounded to it
+        dims = {2: (), 3: (1,), 4: (2, 3)}[x.ndim]
+        pooled[name] = x.mean(dims, dtype=dtype) if dims else x.to(dtype, copy=True)
 
     taps.visit(inputs, pool)
     return pooled
 
 
 def _hits(outputs: Any, labels: Tensor | None) -> Tensor:
-    """Which samples are classified correctly, (n,) bool."""
+    """Which samples are classified correctly, (n,) bool; never one whose logits are not all finite."""
     if labels is None:
         raise ValueError("batches must yield (inputs, labels): accuracy needs labels")
-    logits = getattr(outputs, "logits", outputs)
-    if isinstance(logits, (tuple, list)) and logits:
-        logits = logits[0]
+    logits = _logits(outputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or labels.shape != logits.shape[:1]:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ShapeError(f"outputs must be (n, classes) beside labels (n,); got {got} and {tuple(labels.shape)}")
-    return logits.argmax(1) == labels
+    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
+
+
+def _logits(outputs: Any) -> Any:
+    logits = getattr(outputs, "logits", outputs)
+    return logits[0] if isinstance(logits, (tuple, list)) and logits else logits
+
+
+def _check_labels(labels: Tensor | None, classes: int) -> None:
+    if labels is not None and (wrong := labels[(labels < 0) | (labels >= classes)]).numel():
+        raise ShapeError(f"labels must be 0 … {classes - 1}, the classes of the end; got {int(wrong[0])}")

@@ -4,19 +4,22 @@ torch.fx traces the model with the layer, and everything that does not contain i
 depends on the layer is kept and becomes a function of the activation; what came before is left behind.
 The cut is taken only when nothing else of the upstream is needed (a skip connection around the layer
 needs it), apart from shapes of the inputs. Tracing can go wrong silently (control flow that looks at
-types or data), so the first call compares the tail with the whole model on two samples. Where there is no
-cut, the whole model runs and a hook on the layer swaps its output: slower, always right.
+types or data), so the first call compares the tail with the whole model on two samples and on three. Where
+there is no cut, the whole model runs and a hook on the layer swaps its output: slower, always right.
 
-Tracing and comparing happen on a shadow of the model. The cut itself is one compiled function that looks
-its modules and parameters up in the model at each call, so it owns nothing and never goes stale.
+Tracing and comparing happen on a shadow of the model. The cut itself is one compiled function that owns
+nothing: it looks modules, parameters and buffers up in the model at each call, so that training, moving or
+replacing them is seen. Whatever else the forwards around the layer read (plain Python attributes such as
+``self.scale = 2.0``, the way that their control flow went) is as it was when the `Tail` was made.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,8 +34,11 @@ from stitchkern.models.taps import (
     few,
     first_tensor,
     frozen,
+    leaves,
     read,
+    rehearse,
     resolve_layer,
+    said,
     shadow,
 )
 
@@ -51,8 +57,9 @@ class Tail:
 
     ``inputs`` are what the model itself takes; a cut tail reads nothing but their shapes. The activation
     is left as it is, gradients flow through it, and the parameters are the model's own. Call it with the
-    model in eval mode (`frozen`): that is how the cut was traced. A layer with a tuple output has its first
-    element replaced.
+    model in eval mode (`frozen`): that is how the cut was traced. Make a new `Tail` after changing plain Python
+    attributes of the model or of what contains the layer: the cut keeps those that it was traced with. A layer
+    with a tuple output has its first element replaced.
 
     Attributes:
         is_cut: whether only what follows the layer runs. The first call may find the traced graph wrong and
@@ -60,13 +67,13 @@ class Tail:
         reason: why there is no cut; None when there is one.
 
     Raises:
-        LayerError: the layer is unknown; or, without a cut, it ran not once but never or several times.
+        LayerError: the layer is unknown; or, from the first call without a cut, it ran not once but never or
+            several times, or the outputs do not depend on the tensor that is replaced.
     """
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         self.model, self.layer = model, layer
-        self._module = resolve_layer(model, layer)
-        self._around = _around(model, self._module)
+        self._around = _around(model, resolve_layer(model, layer))
         self._cut: Callable[..., Any] | None = None
         self._writes = False
         self._checked = False
@@ -77,7 +84,7 @@ class Tail:
         except _NoCut as error:
             self.reason = str(error)
         except Exception as error:  # fx raises whatever the model's own code makes of a proxy
-            self.reason = f"it cannot be traced ({_first_line(error)})"
+            self.reason = f"it cannot be traced ({said(error)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tail, (self.model, self.layer)
@@ -97,26 +104,46 @@ class Tail:
             warnings.warn(
                 f"{type(self.model).__name__} is not cut after {self.layer!r}: "
                 f"{self.reason or 'a module around it carries hooks'}. The whole model runs for every batch "
-                f"instead, which is slower and gives the same outputs",
+                f"instead, which is slower",
                 stacklevel=2,
             )
-        return self._replace(activation, inputs)
+        # a copy, since the layers that follow may write into it
+        return _replace(self.model, self.layer, lambda _: activation.clone(), inputs)
 
     def _hooked(self) -> bool:
         """Hooks on the modules around the layer would not run in the cut graph, so they rule it out."""
         return any(module._forward_hooks or module._forward_pre_hooks for module in self._around)
 
     def _check(self, inputs: Inputs) -> None:
-        """Keep the cut only if it does on two samples what the whole model does."""
-        self._checked = True
+        """Keep the cut only if it does on two and three samples what the whole model does."""
+        if self._cut is not None:
+            try:
+                # the two sizes tell a batch size that tracing took for a constant
+                self.reason = self._disagreement(few(inputs, 2)) or self._disagreement(few(inputs, 3))
+            except Exception as error:
+                self.reason = f"the traced graph does not run ({said(error)})"
+            if self.reason is not None:
+                self._cut = None
         if self._cut is None:
-            return
-        try:
-            self.reason = self._disagreement(inputs)
-        except Exception as error:
-            self.reason = f"the traced graph does not run ({_first_line(error)})"
-        if self.reason is not None:
-            self._cut = None
+            rehearse(self._check_used, self.model, inputs)
+        self._checked = True
+
+    def _check_used(self, model: nn.Module, inputs: Inputs) -> None:
+        """`LayerError` where NaN for the activation, which nothing computed from it survives, changes no output."""
+        with frozen(model), torch.no_grad():
+            expected = call(model, inputs)
+            try:
+                got = _replace(model, self.layer, lambda own: torch.full_like(own, math.nan), inputs)
+            except LayerError:
+                raise
+            except Exception:  # the model itself refuses NaN, so it does look at the activation
+                return
+        finite = [bool(leaf.isfinite().all()) for leaf in leaves(expected)]
+        if finite and all(finite) and _agree(got, expected):
+            raise LayerError(
+                f"the outputs of {type(model).__name__} do not depend on what {self.layer!r} returns (of a tuple, "
+                f"its first element), so there is nothing to stitch into"
+            )
 
     def _disagreement(self, inputs: Inputs) -> str | None:
         assert self._cut is not None
@@ -125,7 +152,7 @@ class Tail:
         given = inspect.signature(self.model.forward).bind(*args, **kwargs).arguments
         if optional := [name for name in given if not _is_required(parameters[name])]:
             return f"its optional input {optional[0]!r} is given"
-        twin, inputs = shadow(self.model), few(inputs)
+        twin = shadow(self.model)
         layer = twin.get_submodule(self.layer)
         returns: list[type] = []
         with layer.register_forward_hook(lambda module, args, output: returns.append(type(output))):
@@ -136,29 +163,10 @@ class Tail:
         args, kwargs = as_arguments(inputs)
         with torch.no_grad():
             got = self._cut(twin, activation, *args, **kwargs)
-        self._writes = activation._version != version
+        self._writes |= activation._version != version
         if not _agree(got, expected):
             return "the traced graph gives other outputs than the model (control flow that tracing cannot see)"
         return None
-
-    def _replace(self, activation: Tensor, inputs: Inputs) -> Any:
-        fired = 0
-
-        def swap(module: nn.Module, args: Any, output: Any) -> Any:
-            nonlocal fired
-            fired += 1
-            if fired > 1:
-                raise LayerError(f"layer {self.layer!r} runs more than once in a forward (a shared module)")
-            value = activation.clone()  # the layers that follow may write into it
-            if first_tensor(output, self.layer) is output:
-                return value
-            return getattr(output, "_make", type(output))([value, *output[1:]])
-
-        with self._module.register_forward_hook(swap):
-            outputs = call(self.model, inputs)
-        if not fired:
-            raise LayerError(f"layer {self.layer!r} of {type(self.model).__name__} did not run in the forward")
-        return outputs
 
 
 class StitchedModel(nn.Module):
@@ -216,6 +224,27 @@ class StitchedModel(nn.Module):
             f"{type(front).__name__} up to {self.front_layer!r} ▷ stitch ▷ "
             f"{type(end).__name__} after {self.end_layer!r}"
         )
+
+
+def _replace(model: nn.Module, layer: str, new: Callable[[Tensor], Tensor], inputs: Inputs) -> Any:
+    """The outputs of the whole model when ``layer`` returns ``new`` of the tensor that it would return."""
+    fired = 0
+
+    def swap(module: nn.Module, args: Any, output: Any) -> Any:
+        nonlocal fired
+        fired += 1
+        if fired > 1:
+            raise LayerError(f"layer {layer!r} runs more than once in a forward (a shared module)")
+        own = first_tensor(output, layer)
+        if own is output:
+            return new(own)
+        return getattr(output, "_make", type(output))([new(own), *output[1:]])
+
+    with resolve_layer(model, layer).register_forward_hook(swap):
+        outputs = call(model, inputs)
+    if not fired:
+        raise LayerError(f"layer {layer!r} of {type(model).__name__} did not run in the forward")
+    return outputs
 
 
 class _NoCut(Exception):
@@ -322,7 +351,7 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 def _agree(a: Any, b: Any) -> bool:
     """The same tensors up to rounding; the structure around them does not matter."""
-    left, right = list(_leaves(a)), list(_leaves(b))
+    left, right = list(leaves(a)), list(leaves(b))
     return len(left) == len(right) and all(
         x.shape == y.shape and torch.allclose(x, y, rtol=1e-4, atol=1e-5 * _scale(y), equal_nan=True)
         for x, y in zip(left, right, strict=True)
@@ -330,19 +359,5 @@ def _agree(a: Any, b: Any) -> bool:
 
 
 def _scale(x: Tensor) -> float:
-    return float(x.abs().max()) if x.numel() else 0.0
-
-
-def _leaves(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _leaves(inner)
-    elif isinstance(value, (tuple, list)):
-        for inner in value:
-            yield from _leaves(inner)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    finite = x[x.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stitchkern.errors import SpecError
 from stitchkern.models.spec import call_object, load_object, split_spec
-from stitchkern.models.taps import map_tensors
+from stitchkern.models.taps import map_tensors, said
 
 Batch = tuple[Any, Tensor]
 _IMAGE_KEY = re.compile(r"(?:(?P<before>\w+)_)?(?:images?|inputs|data|x|jpeg)(?:_(?P<after>\w+))?", re.I)
@@ -55,7 +55,8 @@ def load_data(
 
     Raises:
         SpecError: no such file, keys that are missing or ambiguous (with what is there), counts that
-            differ, no images.
+            differ, no images or empty ones, a mean or std that cannot be used; while it is read, whatever a
+            callable raises.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise SpecError(f"batch_size and limit must be at least 1; got {batch_size} and {limit}")
@@ -106,9 +107,11 @@ class ArrayData:
         self.count = min(len(images), limit or len(images))
         self.batch_size = batch_size
         self._images, self._labels, self._name = images, labels, name
-        channels = self._inputs(0, 1).shape[1]
+        shape = tuple(self._inputs(0, 1).shape[1:])
+        if 0 in shape:
+            raise SpecError(f"data {name!r}: images must not be empty; each is {shape}")
         self._mean, self._std = (
-            _per_channel(value, option, channels, name) for value, option in ((mean, "mean"), (std, "std"))
+            _per_channel(value, option, shape[0], name) for value, option in ((mean, "mean"), (std, "std"))
         )
         if self._std is not None and not bool((self._std > 0).all()):
             raise SpecError(f"data {name!r}: std must be positive; got {std}")
@@ -179,7 +182,7 @@ class CallableData:
         if isinstance(batches, Iterator):
             self._batches = self._make()
         left = self.limit
-        for batch in batches:
+        for batch in self._read(batches):
             if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not _is_labels(batch[1]):
                 raise SpecError(
                     f"data {self.spec!r} must yield (inputs, labels) with labels an integer (n,) tensor; "
@@ -192,6 +195,12 @@ class CallableData:
             yield inputs, labels
             if left == 0:
                 return
+
+    def _read(self, batches: Iterable[Any]) -> Iterator[Any]:
+        try:
+            yield from batches
+        except (Exception, SystemExit) as error:
+            raise SpecError(f"data {self.spec!r}: reading it raised {said(error)}") from error
 
 
 class JpegImages:
@@ -227,10 +236,12 @@ def _read(path: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise SpecError(f"no such data file {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        if isinstance(loaded := np.load(path, allow_pickle=False), np.ndarray):
+            raise TypeError("it holds one array by itself, as in .npy")
+        with loaded as archive:
             return dict(archive)
     except Exception as error:  # zip, zlib and numpy errors of many kinds
-        raise SpecError(f"data file {path} cannot be read as .npz: {error}") from error
+        raise SpecError(f"data file {path} cannot be read as .npz: {said(error)}") from error
 
 
 def _choose_keys(
@@ -276,6 +287,8 @@ def _per_channel(value: Sequence[float] | None, option: str, channels: int, name
     tensor = torch.as_tensor(value, dtype=torch.float32).flatten()
     if len(tensor) not in (1, channels):
         raise SpecError(f"data {name!r}: {option} must have {channels} values (or 1); got {len(tensor)}")
+    if not bool(tensor.isfinite().all()):
+        raise SpecError(f"data {name!r}: {option} must be finite numbers; got {list(value)}")
     return tensor
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stitchkern.errors import SpecError
-from stitchkern.models.taps import nearest
+from stitchkern.models.taps import nearest, said
 
 _SPEC = re.compile(r"(?P<source>.+?):(?P<name>[A-Za-z_][\w.]*)(?:@(?P<weights>.+))?")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -75,7 +75,7 @@ def call_object(factory: Any, source: str, name: str, spec: str) -> Any:
         raise SpecError(f"spec {spec!r}: {name!r} in {source} is a {type(factory).__name__}, not callable")
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpecError(f"spec {spec!r}: {name}() raised {type(error).__name__}: {error}") from error
 
 
@@ -105,7 +105,7 @@ def _load_module(source: str, spec: str) -> ModuleType:
         raise SpecError(f"spec {spec!r}: importing {source} raised {type(error).__name__}: {error}") from error
     except SpecError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpecError(f"spec {spec!r}: importing {source} raised {type(error).__name__}: {error}") from error
 
 
@@ -119,7 +119,7 @@ def _searched_first(folder: Path) -> Iterator[None]:
 
 
 def _load_weights(model: nn.Module, path: Path, spec: str) -> None:
-    state = _plain(_read_weights(path, spec), path, spec)
+    state = _plain(_read_weights(path, spec), set(model.state_dict()), path, spec)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # torch lists the tensors of another shape
@@ -149,11 +149,11 @@ def _read_weights(path: Path, spec: str) -> Any:
             f"weights_only=True): {str(error).splitlines()[0]}"
         ) from error
     except Exception as error:  # each format has its own errors for a damaged file
-        raise SpecError(f"model spec {spec!r}: weights {path} cannot be read: {error}") from error
+        raise SpecError(f"model spec {spec!r}: weights {path} cannot be read: {said(error)}") from error
 
 
-def _plain(state: Any, path: Path, spec: str) -> dict[str, Tensor]:
-    """The state dict itself, without what training scripts wrap around it."""
+def _plain(state: Any, names: set[str], path: Path, spec: str) -> dict[str, Tensor]:
+    """The state dict itself, without what training scripts wrap around it; ``names`` are the model's own."""
     for key in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -162,6 +162,6 @@ def _plain(state: Any, path: Path, spec: str) -> dict[str, Tensor]:
         raise SpecError(f"model spec {spec!r}: weights {path} hold no state dict but: {held or 'nothing'}")
     plain = dict(state)
     for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in plain):
+        if not plain.keys() <= names and all(name.startswith(prefix) for name in plain):
             plain = {name.removeprefix(prefix): value for name, value in plain.items()}
     return plain

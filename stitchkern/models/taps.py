@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from stitchkern.errors import LayerError
 
@@ -55,9 +56,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """``model(inputs)``; a tuple is passed as positional and a mapping as keyword inputs."""
+    """``model(inputs)``; a tuple is passed as positional and a mapping as keyword inputs.
+
+    The model gets a copy: some write into their inputs (``x.sub_(mean)``), which others have yet to read.
+    """
     args, kwargs = as_arguments(inputs)
-    return model(*args, **kwargs)
+    return model(*map_tensors(args, Tensor.clone), **map_tensors(kwargs, Tensor.clone))
 
 
 def as_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -74,8 +78,23 @@ def map_tensors(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
     if isinstance(inputs, Mapping):
         return {key: map_tensors(value, function) for key, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return tuple(map_tensors(value, function) for value in inputs)
+        values = [map_tensors(value, function) for value in inputs]
+        return values if isinstance(inputs, list) else tuple(values)
     return inputs
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """Every tensor in ``value``, whatever mappings, tuples, lists and plain objects hold it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from leaves(inner)
+    elif isinstance(value, (tuple, list)):
+        for inner in value:
+            yield from leaves(inner)
+    elif hasattr(value, "__dict__"):  # outputs in an object with .logits and the like
+        yield from leaves([inner for inner in vars(value).values() if isinstance(inner, (Tensor, tuple, list))])
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -88,21 +107,18 @@ def frozen(*models: nn.Module) -> Iterator[None]:
     """Inside: every submodule in eval mode, no parameter requires a gradient. Outside: all as it was found.
 
     Flags are kept for every submodule and parameter by itself and come back after an exception too.
-    BatchNorm's running statistics are not touched.
+    BatchNorm's running statistics are not touched. Parameters made in inference mode, and those of lazy
+    modules that have not run yet, let no one change their flag and keep it.
     """
-    modules = [(module, module.training) for model in models for module in model.modules()]
-    parameters = [(parameter, parameter.requires_grad) for model in models for parameter in model.parameters()]
-    try:
-        for module, _ in modules:
+    with ExitStack() as stack:  # which restores everything even where a part of it fails
+        for module in chain.from_iterable(model.modules() for model in models):
+            stack.callback(setattr, module, "training", module.training)
             module.training = False
-        for parameter, _ in parameters:
-            parameter.requires_grad_(False)
+        for parameter in chain.from_iterable(model.parameters() for model in models):
+            if not isinstance(parameter, UninitializedParameter) and not parameter.is_inference():
+                stack.callback(parameter.requires_grad_, parameter.requires_grad)
+                parameter.requires_grad_(False)
         yield
-    finally:
-        for module, training in modules:
-            module.training = training
-        for parameter, requires_grad in parameters:
-            parameter.requires_grad_(requires_grad)
 
 
 def activations(model: nn.Module, layers: Iterable[str], inputs: Inputs) -> dict[str, Tensor]:
@@ -269,8 +285,8 @@ def rehearse(look: Callable[[nn.Module, Inputs], None], model: nn.Module, inputs
 
 
 def shadow(model: nn.Module) -> nn.Module:
-    """A copy of the module tree in eval mode, without hooks, that shares every parameter and buffer."""
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in _tensors(model)})
+    """A copy of the module tree in eval mode, without hooks, that shares every parameter; buffers are its own."""
+    twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     for module in twin.modules():
         module.training = False
         module._forward_hooks.clear()
@@ -278,9 +294,15 @@ def shadow(model: nn.Module) -> nn.Module:
     return twin
 
 
-def few(inputs: Inputs) -> Inputs:
-    """A copy of the first two samples of ``inputs``."""
-    return map_tensors(inputs, lambda tensor: (tensor[:2] if tensor.ndim else tensor).clone())
+def few(inputs: Inputs, count: int = 2) -> Inputs:
+    """A copy of the first ``count`` samples of ``inputs``."""
+    return map_tensors(inputs, lambda tensor: (tensor[:count] if tensor.ndim else tensor).clone())
+
+
+def said(error: BaseException) -> str:
+    """``"ValueError: what it said first"``; the type alone where it said nothing."""
+    message = str(error).strip()
+    return f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
 
 
 def _tensors(model: nn.Module) -> Iterable[Tensor]:

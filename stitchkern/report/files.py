@@ -77,7 +77,7 @@ def html(result: StitchingResult) -> str:
         trim_blocks=True,
     )
     environment.filters.update(
-        percent=lambda v: f"{100 * v:.1f}\N{NO-BREAK SPACE}%",
+        percent=lambda v: f"{100 * v:.1f}\N{NO-BREAK SPACE}%" if math.isfinite(v) else "undefined",
         fixed=lambda v: f"{v:.3f}".replace("-", "−") if math.isfinite(v) else "–",
         magnitude=lambda v: f"{v:.3f}" if 1e-3 <= v < 1e4 else f"{v:.2e}" if math.isfinite(v) else "–",
         thousands=lambda v: f"{v:,}",

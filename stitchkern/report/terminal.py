@@ -28,8 +28,8 @@ def stitching_table(result: StitchingResult) -> Table:
         table.add_row(
             Text(pair.name),
             channels,
-            Text.assemble(*_bar(share), f" {share:.3f}"),
-            *(f"{v:.3f}" for v in (pair.relative_se, pair.cka, pair.cka_unbiased, pair.r2)),
+            Text.assemble(*_bar(share), f" {_fixed(share)}"),
+            *(_fixed(v) for v in (pair.relative_se, pair.cka, pair.cka_unbiased, pair.r2)),
         )
     return table
 
@@ -53,6 +53,10 @@ def doctor_table(findings: Iterable[Finding]) -> Table:
         if finding.advice:
             table.add_row("", Text(f"→ {finding.advice}", style="red" if finding.fatal else "yellow"))
     return table
+
+
+def _fixed(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "undefined"
 
 
 def _table(*columns: str, left: int = 1) -> Table:

@@ -6,13 +6,14 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from stitchkern.errors import SpecError
 from stitchkern.models import load_data
-from stitchkern.models.taps import map_tensors
+from stitchkern.models.taps import leaves, map_tensors
 
 HELD_OUT = 0.2
 
@@ -42,6 +43,7 @@ class Part:
             first += len(labels)
             if first >= self.stop:
                 return
+        raise SpecError(f"the data ended after {first:,} of {self.stop:,} samples (a DataLoader with drop_last?)")
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,20 @@ def fit_and_test(
     an .npz that has it.
 
     Raises:
-        SpecError: as `load_data`, or fewer than two samples to divide, or both parts would be the same.
+        SpecError: as `load_data`, or fewer than two samples to divide, or both parts would be the same, or
+            samples would be held out of data that come in another order each time.
     """
     there = _splits(data)
     split = split or ("train" if "train" in there else None)
     if test_data is None and test_split is None and "test" in there and split not in ("test", None):
         test_split = "test"
+    if test_data is not None and test_split is None and "test" in _splits(test_data):
+        test_split = "test"
     if test_data is not None or test_split is not None:
         source = test_data or data
-        if source == data and test_split == split:
+        if _resolved(source) == _resolved(data) and test_split == split:
             part = f"split {split!r} of {data!r}" if split else repr(data)
             raise SpecError(f"the part to test on must not be the part to fit on; both are {part}")
-        if test_data is not None and test_split is None and "test" in _splits(test_data):
-            test_split = "test"
         fit = load_data(data, split=split, **options)
         test = load_data(source, split=test_split, **options)
         for name, spec, batches in (("data", data, fit), ("test_data", source, test)):
@@ -92,8 +95,27 @@ def fit_and_test(
     held_out = max(round(HELD_OUT * count), 1)
     if count < 2:
         raise SpecError(f"data {data!r} must hold at least two samples, to fit on and to test on; it holds {count}")
+    if not _reads_alike(whole):
+        raise SpecError(
+            f"data {data!r} gives other samples when it is read again (shuffled, or changed at random), so that none "
+            f"can be held out; give test data, or turn shuffling off"
+        )
     note = f"the last {held_out:,} of the {count:,} samples of {data}, held out since it has no test part"
     return FitAndTest(Part(whole, 0, count - held_out), Part(whole, count - held_out, count), note)
+
+
+def _reads_alike(batches: Batches) -> bool:
+    """Whether two readings start with the same batch."""
+    first, again = (list(leaves(next(iter(batches), None))) for _ in range(2))
+    return len(first) == len(again) and all(
+        a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in zip(first, again, strict=True)
+    )
+
+
+def _resolved(data: str) -> str:
+    """``data`` with the whole path of its file, so that ./a.npz is a.npz."""
+    path, colon, name = (data, "", "") if data.endswith(".npz") else data.rpartition(":")
+    return f"{Path(path).resolve()}{colon}{name}"
 
 
 def _splits(data: str) -> set[str]:

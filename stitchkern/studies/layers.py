@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from stitchkern.errors import ShapeError
 from stitchkern.matching import common_layers
 from stitchkern.models import frozen, layer_names, resolve_layer
-from stitchkern.models.taps import layer_shapes
+from stitchkern.models.taps import call, layer_shapes, leaves, rehearse, said
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _MAPS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -37,17 +39,32 @@ def describe(model: nn.Module, inputs: Any = None) -> list[Layer]:
     """
     shapes: dict[str, tuple[int, ...]] = {}
     if inputs is not None:
-        try:
-            with frozen(model):
-                shapes = layer_shapes(model, inputs)
-        except RuntimeError as error:
-            got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-            raise ShapeError(f"{type(model).__name__} does not take inputs {got}: {error}") from error
+        check_takes(model, inputs, type(model).__name__)
+        with frozen(model):
+            shapes = layer_shapes(model, inputs)
     modules = {name: resolve_layer(model, name) for name in layer_names(model)}
     return [
-        Layer(name, type(module).__name__, sum(p.numel() for p in module.parameters()), shapes.get(name))
+        Layer(name, type(module).__name__, count_parameters(module), shapes.get(name))
         for name, module in modules.items()
     ]
+
+
+def check_takes(model: nn.Module, inputs: Any, name: str) -> None:
+    """Run two samples of the inputs through the model, which errors call `name`.
+
+    Raises ShapeError with the inputs' shape, and with what the model said, where it does not take them.
+    """
+    try:
+        with frozen(model), torch.no_grad():
+            rehearse(call, model, inputs)
+    except Exception as error:  # whatever the model's own code makes of them
+        got = " and ".join(str(tuple(tensor.shape)) for tensor in leaves(inputs)) or type(inputs).__name__
+        raise ShapeError(f"{name} does not take inputs {got}: {said(error)}") from error
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers; those of lazy modules that have not run yet are not counted."""
+    return sum(p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter))
 
 
 def default_layers(front: nn.Module, end: nn.Module, inputs: Any, *, resize: str | None = None) -> list[str]:

@@ -83,6 +83,9 @@ class StitchingResult:
     @property
     def headline(self) -> str:
         """The finding in one sentence."""
+        if math.isnan(self.best.relative_accuracy):
+            images = f"{self.test_images:,} test images"
+            return f"{self.end.name} classifies none of the {images} correctly, so relative accuracy is undefined."
         start = f"The front of {self.front.name} drives the end of {self.end.name}"
         best, worst = (
             f"{pair.name} ({100 * pair.relative_accuracy:.1f}\N{NO-BREAK SPACE}%{{}})"

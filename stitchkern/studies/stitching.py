@@ -18,15 +18,15 @@ from torch import nn
 from stitchkern._version import __version__
 from stitchkern.errors import StatisticsError
 from stitchkern.matching import Pair, collect_moments, evaluate, similarity_matrix
-from stitchkern.models import load_model
+from stitchkern.models import activations, frozen, load_model
 from stitchkern.models.spec import split_spec
-from stitchkern.models.taps import device_of, layer_shapes, map_tensors
+from stitchkern.models.taps import device_of, few, map_tensors
 from stitchkern.moments import Moments
 from stitchkern.nn import Stitch
 from stitchkern.similarity import cka
 from stitchkern.solvers import AffineMap, least_squares
-from stitchkern.studies.data import FitAndTest
-from stitchkern.studies.layers import default_layers
+from stitchkern.studies.data import FitAndTest, Part
+from stitchkern.studies.layers import check_takes, count_parameters, default_layers
 from stitchkern.studies.result import NetworkResult, PairResult, SimilarityResult, StitchingResult
 
 Progress = Callable[[str, int, int], None]
@@ -85,8 +85,8 @@ def stitch_layers(
     with clock.stage("similarity") as report:
         matrix = similarity_matrix(front, end, front_layers, end_layers, fit, precision=precision, progress=report)
     return StitchingResult(
-        front=NetworkResult(names[0], tested.front_accuracy, _parameters(front), sources[0]),
-        end=NetworkResult(names[1], tested.end_accuracy, _parameters(end), sources[1]),
+        front=NetworkResult(names[0], tested.front_accuracy, count_parameters(front), sources[0]),
+        end=NetworkResult(names[1], tested.end_accuracy, count_parameters(end), sources[1]),
         pairs=[
             PairResult(
                 front_layer=pair[0],
@@ -126,11 +126,16 @@ def stitch_specs(
 ) -> StitchingResult:
     """`stitch_layers` for models named by specs (`load_model`); without pairs, for `default_layers`.
 
-    Raises as `load_model`, `default_layers` and `stitch_layers`.
+    Raises as `load_model`, `default_layers` and `stitch_layers`; ShapeError for a model that does not take the
+    inputs.
     """
     models = load_model(front, device), load_model(end, device)
+    test = [] if isinstance(data.test, Part) else [data.test]  # what is held out looks like the rest
+    for batches in (*test, data.fit):
+        inputs = map_tensors(next(iter(batches))[0], lambda tensor: tensor.to(device))
+        for model, name in zip(models, (f"front {front!r}", f"end {end!r}"), strict=True):
+            check_takes(model, inputs, name)
     if not pairs:
-        inputs = map_tensors(next(iter(data.fit))[0], lambda tensor: tensor.to(device))
         pairs = [(layer, layer) for layer in default_layers(*models, inputs, resize=resize)]
     return stitch_layers(
         *models, pairs, data.fit, data.test, names=short_names(front, end), sources=(front, end),
@@ -157,10 +162,10 @@ def _module(solution: AffineMap, size: tuple[int, int] | None, resize: str | Non
 
 def _spatial_sizes(end: nn.Module, layers: Iterable[str], batches: Iterable[Any]) -> dict[str, tuple[int, int]]:
     """(h, w) that the end's layers give, for those that have it."""
-    inputs, _ = next(iter(batches))
-    shapes = layer_shapes(end, map_tensors(inputs, lambda tensor: tensor.to(device_of(end))))
-    found = {layer: shapes[layer] for layer in layers}
-    return {layer: (shape[-2], shape[-1]) for layer, shape in found.items() if len(shape) == 3}
+    inputs = map_tensors(few(next(iter(batches))[0]), lambda tensor: tensor.to(device_of(end)))
+    with frozen(end):
+        found = activations(end, layers, inputs)
+    return {layer: (x.shape[2], x.shape[3]) for layer, x in found.items() if x.ndim == 4}
 
 
 def _cka(moments: Moments, *, unbiased: bool) -> float:
@@ -169,10 +174,6 @@ def _cka(moments: Moments, *, unbiased: bool) -> float:
         return cka(moments, unbiased=unbiased)
     except StatisticsError:
         return math.nan
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _made(model: nn.Module, clock: _Clock) -> dict[str, str]:

@@ -115,8 +115,8 @@ def test_standard_error_where_it_is_undefined() -> None:
 
 
 def test_relative_is_nan_when_the_end_is_never_right() -> None:
-    model = net(0)
-    wrong = [(inputs, labels + 5) for inputs, labels in batches()]
+    model = net(0).eval()
+    wrong = [(inputs, (model(inputs).argmax(1) + 1) % 5) for inputs, _ in batches()]
     result = evaluate(model, model, {("0", "0"): nn.Identity()}, wrong)
     assert math.isnan(result.relative["0", "0"])
     assert math.isnan(result.relative_se["0", "0"])
@@ -148,6 +148,9 @@ def test_what_is_wrong_is_said() -> None:
         evaluate(front, end, {}, [(batches()[0][0], batches()[0][1][:-1])])
     with pytest.raises(ShapeError, match="expects 9 channels in dimension 1; got 4"):
         evaluate(front, end, {("0", "0"): Stitch(9, 4)}, batches())
+    for shift in (5, -1):
+        with pytest.raises(ShapeError, match=r"labels must be 0 … 4, the classes of the end; got (6|-1)"):
+            evaluate(front, end, {}, [(inputs, labels + shift) for inputs, labels in batches()])
     with pytest.raises(LayerError, match="has no layer '7'"):
         evaluate(front, end, {("0", "7"): nn.Identity()}, batches())
 
@@ -186,3 +189,95 @@ def test_similarity_runs_each_model_once_and_a_constant_layer_has_none() -> None
     assert values[0, 0] > 0
     with pytest.raises(ValueError, match="gave no batch"):
         similarity_matrix(a, a, ["1"], ["0"], [])
+
+
+def test_logits_that_are_not_finite_are_never_right() -> None:
+    model = net(0)
+    with torch.no_grad():
+        model[4].bias.fill_(math.nan)
+    result = evaluate(model, model, {("0", "0"): nn.Identity()}, [(x, torch.zeros_like(y)) for x, y in batches()])
+    assert result.front_accuracy == result.end_accuracy == result.accuracy["0", "0"] == 0
+
+
+class Normalising(nn.Module):
+    """Writes into what it was given."""
+
+    def __init__(self, seed: int, skip: bool) -> None:
+        super().__init__()
+        self.net, self.skip = net(seed), skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(1)
+        return self.net(x) + (x.mean((1, 2, 3))[:, None] if self.skip else 0)
+
+
+@pytest.mark.parametrize("skip", [False, True])  # with the skip no tail is cut, so the end runs again for each
+@pytest.mark.filterwarnings("ignore:Normalising is not cut")
+def test_models_that_write_into_their_inputs_all_see_the_same(skip: bool) -> None:
+    front, end, data = Normalising(0, skip).eval(), Normalising(1, skip).eval(), batches()
+
+    def shifted(model: Normalising) -> float:
+        with torch.no_grad():
+            right = [model(x.clone()).argmax(1) == y for x, y in batches()]
+        return torch.cat(right).double().mean().item()
+
+    pairs = [("net.1", "net.1"), ("net.2", "net.1")]
+    maps = match_direct(front, end, pairs, data)
+    matrix = similarity_matrix(front, end, ["net.0"], ["net.0"], data)
+    result = evaluate(front, end, {pair: maps[pair].to_module() for pair in pairs}, data)
+    for (got, _), (expected, _) in zip(data, batches(), strict=True):
+        assert torch.equal(got, expected)
+    moved = [(x - 1, y) for x, y in batches()]
+    plain = match_direct(net(0), net(1), [("1", "1"), ("2", "1")], moved)
+    for pair, expected in zip(pairs, plain.values(), strict=True):
+        assert_close(maps[pair].weight, expected.weight)
+    assert_close(matrix, similarity_matrix(net(0), net(1), ["0"], ["0"], moved))
+    assert (result.front_accuracy, result.end_accuracy) == (shifted(front), shifted(end))
+    again = evaluate(end, end, {("net.1", "net.1"): nn.Identity(), ("net.2", "net.2"): nn.Identity()}, data)
+    assert set(again.relative.values()) == {1.0}
+
+
+class Negating(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(-1)
+
+
+def test_a_stitch_that_works_in_place_does_not_reach_the_next_pair() -> None:
+    front, end = net(0), net(1)
+    first = evaluate(front, end, {("0", "1"): Negating()}, batches()).accuracy["0", "1"]
+    after = evaluate(front, end, {("0", "0"): Negating(), ("0", "1"): Negating()}, batches()).accuracy["0", "1"]
+    assert after == first
+
+
+def test_similarity_of_half_precision_models_is_averaged_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (100 + torch.randn(200, 2, 12, 12, generator=generator)).bfloat16()
+    other = x.float().mean((2, 3)).double()
+    mixed = similarity_matrix(nn.Sequential(nn.Identity()), nn.Sequential(Mean32()), ["0"], ["0"], [x])
+    assert_close(mixed[0, 0].item(), float(cka(other, other)), rtol=1e-4, atol=0)
+
+
+class Mean32(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float().mean((2, 3))
+
+
+class Auxiliary(nn.Module):
+    """Runs a layer whose output nobody uses, and one whose output is used by its state alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux, self.lstm, self.fc = nn.Linear(6, 2), nn.LSTM(6, 4, batch_first=True), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.aux(x[:, 0])
+        _, (h, _) = self.lstm(x[:, 0])
+        return self.fc(h[-1])
+
+
+@pytest.mark.parametrize("layer", ["aux", "lstm"])
+def test_layers_that_the_end_does_not_use_are_refused(layer: str) -> None:
+    model = Auxiliary()
+    with pytest.raises(LayerError, match=f"outputs of Auxiliary do not depend on what '{layer}' returns"):
+        evaluate(model, model, {(layer, layer): nn.Identity()}, batches())
+    assert all(p.requires_grad for p in model.parameters())

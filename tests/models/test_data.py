@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,10 @@ def test_jpeg_files_end_to_end(tmp_path: Path) -> None:
         ),
         ({"images": HWC, "labels": LABELS}, {"std": [1, 1, 1, 1]}, ["std must have 3 values (or 1); got 4"]),
         ({"images": HWC, "labels": LABELS}, {"std": [1, 0, 1]}, ["std must be positive"]),
+        ({"images": HWC, "labels": LABELS}, {"std": [1, math.inf, 1]}, ["std must be finite numbers"]),
+        ({"images": HWC, "labels": LABELS}, {"mean": [math.nan]}, ["mean must be finite numbers"]),
+        ({"images": HWC[:, :0, :0], "labels": LABELS}, {}, ["images must not be empty; each is (3, 0, 0)"]),
+        ({"images": np.zeros((7, 0), "f4"), "labels": LABELS}, {}, ["images must not be empty; each is (0,)"]),
         ({"images": HWC, "labels": LABELS}, {"limit": 0}, ["at least 1"]),
         ({"images": HWC, "labels": LABELS}, {"batch_size": 0}, ["batch_size", "at least 1"]),
         ({"jpeg": LABELS, "labels": LABELS}, {}, ["no 'offsets'"]),
@@ -177,6 +182,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no zip")
     with pytest.raises(SpecError, match=r"text\.npz cannot be read as \.npz"):
         load_data(f"{tmp_path}/text.npz")
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, HWC)
+    with pytest.raises(SpecError, match=r"cannot be read as \.npz: TypeError: it holds one array by itself"):
+        load_data(f"{tmp_path}/array.npz")
     whole = Path(save(tmp_path, images=HWC, labels=LABELS)).read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SpecError, match=r"cut\.npz cannot be read"):
@@ -199,6 +208,12 @@ def loader():
 batches = [(torch.zeros(2, 1), torch.zeros(2, dtype=torch.long))]
 def unlabelled(): return [torch.zeros(3, 2)]
 def number(): return 3
+def unplugged():
+    yield from generate()
+    raise OSError("no\\ndisk")
+def gives_up():
+    raise SystemExit
+    yield
 """
 
 
@@ -235,6 +250,8 @@ def test_loaders_and_lists_are_used_as_they_are(source: str) -> None:
         ("loader", {"mean": [0.5], "split": "test"}, r"mean, split apply to \.npz data only"),
         ("number", {}, "gives a int; it must give an iterable of"),
         ("unlabelled", {}, r"must yield \(inputs, labels\) .* yielded a Tensor"),
+        ("unplugged", {}, "source.py:unplugged': reading it raised OSError: no$"),
+        ("gives_up", {}, "reading it raised SystemExit$"),
         ("laoder", {}, "has no 'laoder'; nearest: loader"),
         ("loader@x", {}, "without '@x'"),
     ],

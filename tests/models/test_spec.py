@@ -31,6 +31,7 @@ class Zoo:
 number = 3
 def not_a_model(): return [1]
 def broken(): raise RuntimeError("out of cheese")
+def leaves(): raise SystemExit(3)
 """
 
 
@@ -39,6 +40,7 @@ def nets(tmp_path: Path) -> Path:
     (tmp_path / "helper_beside.py").write_text("WIDTH = 3\n")
     (tmp_path / "nets.py").write_text(SOURCE)
     (tmp_path / "bad_syntax.py").write_text("def f(:\n")
+    (tmp_path / "script.py").write_text("raise SystemExit('usage: script')\n")
     (tmp_path / "needs_more.py").write_text("import no_such_package_at_all\n")
     return tmp_path
 
@@ -108,11 +110,14 @@ def test_what_training_scripts_wrap_around_is_removed(nets: Path, wrap) -> None:
         ("{d}/nets.py:number", ["'number'", "is a int, not callable"]),
         ("{d}/nets.py:not_a_model", ["gives a list; it must give an nn.Module"]),
         ("{d}/nets.py:broken", ["broken() raised RuntimeError: out of cheese"]),
+        ("{d}/nets.py:leaves", ["leaves() raised SystemExit: 3"]),
+        ("{d}/script.py:make", ["importing", "raised SystemExit: usage: script"]),
         ("{d}/bad_syntax.py:make", ["importing", "raised SyntaxError"]),
         ("{d}/needs_more.py:make", ["importing", "No module named 'no_such_package_at_all'"]),
         ("{d}/nets.py:make@{d}/none.pt", ["no such weights file", "none.pt"]),
         ("{d}/nets.py:make@{d}/nets.py", ["not a plain state dict", "weights_only=True"]),
         ("{d}/nets.py:make@{d}/damaged.safetensors", ["damaged.safetensors cannot be read"]),
+        ("{d}/nets.py:make@{d}/nothing.pt", ["nothing.pt cannot be read: EOFError"]),
         ("{d}/nets.py:make@{d}/list.pt", ["hold no state dict but: list"]),
         ("{d}/nets.py:make@{d}/empty.pt", ["hold no state dict but: nothing"]),
         ("{d}/nets.py:make@{d}/optimizer.pt", ["hold no state dict but: state, param_groups"]),
@@ -125,6 +130,7 @@ def test_what_training_scripts_wrap_around_is_removed(nets: Path, wrap) -> None:
 )
 def test_each_error_names_the_part_that_is_wrong(nets: Path, spec: str, words: list[str]) -> None:
     (nets / "damaged.safetensors").write_bytes(b"\x00" * 20)
+    (nets / "nothing.pt").write_bytes(b"")
     torch.save([1], nets / "list.pt")
     torch.save({}, nets / "empty.pt")
     torch.save(torch.optim.SGD([torch.zeros(1)]).state_dict(), nets / "optimizer.pt")
@@ -145,3 +151,15 @@ def test_weights_are_never_unpickled_as_code(nets: Path) -> None:
     with pytest.raises(SpecError, match="weights_only=True"):
         load_model(f"{nets}/nets.py:make@{nets}/evil.pt")
     assert not (nets / "owned").exists()
+
+
+def test_a_prefix_that_is_a_name_of_the_model_stays(nets: Path) -> None:
+    (nets / "wrapped.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.module = nn.Linear(3, 2)\n"
+    )
+    state = {"module.weight": torch.randn(2, 3), "module.bias": torch.randn(2)}
+    for prefix in ("", "module.", "_orig_mod."):
+        torch.save({f"{prefix}{name}": value for name, value in state.items()}, nets / "w.pt")
+        model = load_model(f"{nets}/wrapped.py:Net@{nets}/w.pt")
+        assert torch.equal(model.module.weight, state["module.weight"])

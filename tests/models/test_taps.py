@@ -296,6 +296,25 @@ class TestFrozen:
             model(torch.randn(16, 2))
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
+    def test_inference_parameters_do_not_keep_the_others_from_being_restored(self) -> None:
+        with torch.inference_mode():
+            odd = nn.Linear(2, 2)
+        model, x = self.model(), torch.randn(3, 2)
+        before = self.flags(model)
+        for order in ((odd, model), (model, odd)):
+            with frozen(*order):
+                assert self.flags(model) == ([False] * 4, [False] * 4)
+                assert torch.equal(activations(nn.Sequential(odd), ["0"], x)["0"], odd(x))
+            assert self.flags(model) == before
+            assert self.flags(odd) == ([True], [True, True])
+
+    def test_lazy_modules(self) -> None:
+        model, x = nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.LazyLinear(2)), torch.randn(4, 5)
+        with frozen(model):
+            got = activations(model, ["2"], x)["2"]
+        assert torch.equal(got, model(x))
+        assert self.flags(model) == ([True] * 4, [True] * 4)
+
 
 class Residual(nn.Module):
     def __init__(self, c: int) -> None:

@@ -1,12 +1,16 @@
 """The main job as a function: its numbers against their definitions."""
 
 import math
+import re
+from collections import OrderedDict
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import stitchkern as sk
+from stitchkern import report
 from stitchkern.errors import LayerError, ShapeError, SpecError
 from stitchkern.models import layer_names
 from stitchkern.studies.layers import default_layers, describe
@@ -140,3 +144,34 @@ def test_short_names(front, end, expected):
 def test_short_names_refuse_what_is_no_spec():
     with pytest.raises(SpecError):
         short_names("nonsense", "nets.py:small")
+
+
+def test_containers_can_be_resized_into(batches):
+    def nested(seed, size_after):
+        model = small(seed, size_after=size_after)
+        return nn.Sequential(OrderedDict(layer1=model[:3], rest=model[3:])).eval()
+
+    result = stitch_layers(nested(0, 4), nested(1, 8), [("layer1", "layer1")], batches, batches, resize="nearest")
+    assert result.pairs[0].rows == 60 * 64
+
+
+def test_an_end_that_is_never_right_has_no_relative_accuracy_and_a_report(batches, tmp_path):
+    front, end = small(0), small(1)
+    with torch.no_grad():
+        wrong = [(inputs, (end(inputs).argmax(1) + 1) % 3) for inputs, _ in batches]
+    result = stitch_layers(front, end, [("bn1", "bn1"), ("bn2", "bn2")], wrong, wrong, names=("a", "b"))
+    assert all(math.isnan(pair.relative_accuracy) for pair in result.pairs)
+    assert result.headline == "b classifies none of the 60 test images correctly, so relative accuracy is undefined."
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(report.stitching_table(result))
+    page = report.write(result, tmp_path).read_text(encoding="utf-8")
+    assert "undefined" in printed.get() and "nan" not in printed.get()
+    assert "undefined" in page and not re.search(r"\bnan\b", page, re.I)
+    assert StitchingResult.load(tmp_path / "result.json").headline == result.headline
+
+
+def test_lazy_models_are_listed():
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    assert [layer.parameters for layer in describe(lazy)] == [0, 0]
+    assert [layer.parameters for layer in describe(lazy, torch.zeros(2, 1, 2, 2))] == [0, 15]

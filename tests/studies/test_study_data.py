@@ -95,3 +95,45 @@ def test_parts_slice_nested_inputs():
     batches = [({"a": torch.arange(4), "b": torch.arange(4) * 2}, torch.arange(4))]
     ((inputs, found),) = Part(batches, 1, 3)
     assert inputs["b"].tolist() == [2, 4] and found.tolist() == [1, 2]
+
+
+SHUFFLED = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+data = TensorDataset(torch.randn(50, 2), torch.arange(50))
+def shuffled(): return DataLoader(data, batch_size=8, shuffle=True)
+def same_labels(): return DataLoader(TensorDataset(data.tensors[0], torch.zeros(50).long()), 8, shuffle=True)
+def again():
+    order = torch.randperm(50)
+    yield from zip(data.tensors[0][order].split(8), data.tensors[1][order].split(8))
+def in_order(): return DataLoader(TensorDataset(data.tensors[0] * float("nan"), data.tensors[1]), batch_size=8)
+def dropping(): return DataLoader(data, batch_size=8, drop_last=True)
+"""
+
+
+def test_nothing_is_held_out_of_data_in_another_order_each_time(tmp_path):
+    source = tmp_path / "source.py"
+    source.write_text(SHUFFLED)
+    for name in ("shuffled", "same_labels", "again"):
+        with pytest.raises(SpecError, match=f"{name}' gives other samples .* give test data, or turn shuffling off"):
+            fit_and_test(f"{source}:{name}")
+    fit_and_test(f"{source}:shuffled", f"{source}:in_order")  # with test data of its own the order is free
+    parts = fit_and_test(f"{source}:in_order")
+    assert sorted(labels(parts.fit) + labels(parts.test)) == list(range(50))
+    with pytest.raises(SpecError, match="ended after 48 of 50 samples"):
+        labels(fit_and_test(f"{source}:dropping").test)
+
+
+def test_one_file_by_two_paths_is_the_same_part(tmp_path, monkeypatch):
+    write_npz(tmp_path / "a.npz", train=10, test=4)
+    write_npz(tmp_path / "b.npz", all=10)
+    (tmp_path / "source.py").write_text(SHUFFLED)
+    monkeypatch.chdir(tmp_path)
+    for one, other, split in (
+        ("b.npz", "./b.npz", None),
+        ("a.npz", f"{tmp_path}/a.npz", "test"),
+        ("source.py:in_order", "./source.py:in_order", None),
+    ):
+        with pytest.raises(SpecError, match="must not be the part to fit on"):
+            fit_and_test(one, other, split=split)
+    assert labels(fit_and_test("a.npz", "./a.npz").test)[0] == 1000
