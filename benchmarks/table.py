@@ -1,4 +1,7 @@
-"""The table of a benchmark run, as Markdown: `python -m benchmarks.table results.json`."""
+"""The table of a benchmark run, as Markdown: `python -m benchmarks.table results.json [README.md]`.
+
+With a second file, the table also replaces what stands there between the marker comments.
+"""
 
 from __future__ import annotations
 
@@ -36,5 +39,16 @@ def table(path: Path) -> str:
     return "\n".join(lines)
 
 
+def insert(text: str, path: Path) -> None:
+    """Put the table between the two markers of a Markdown file."""
+    begin, end = "<!-- benchmark table -->", "<!-- end of benchmark table -->"
+    page = path.read_text()
+    head, rest = page.split(begin)
+    path.write_text(f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])))
+    made = table(Path(sys.argv[1]))
+    print(made)
+    for target in sys.argv[2:]:
+        insert(made, Path(target))

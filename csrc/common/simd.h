@@ -31,6 +31,13 @@ struct VectorOf<double> {
 template <class T>
 using Vector = typename VectorOf<T>::type;
 
+// The same bits as whole numbers of the same width. Magnitudes compare as whole numbers do, in one instruction, where
+// floating-point maxima would have to mind NaN.
+typedef int32_t Bits32 __attribute__((vector_size(VECTOR_BYTES)));
+typedef int64_t Bits64 __attribute__((vector_size(VECTOR_BYTES)));
+SK_HOST_DEVICE Bits32 magnitude_bits(Vector<float> v) { return Bits32(v) & 0x7fffffff; }
+SK_HOST_DEVICE Bits64 magnitude_bits(Vector<double> v) { return Bits64(v) & 0x7fffffffffffffff; }
+
 template <class T>
 inline constexpr int LANES = VECTOR_BYTES / int(sizeof(T));
 

@@ -23,10 +23,11 @@
 namespace stitchkern::moments {
 namespace {
 
-constexpr int64_t STAGE_BYTES = 4 << 20;            // of packed data: within the third-level cache of most machines
-constexpr int64_t STAGE_BLOCKS = 32;                // at most: enough that the state is read and written rarely
-constexpr int PACK_PANELS = 8;                      // packed by one task: a kilobyte of each row
-constexpr int TILE_FEATURES = 128;                  // of the float64 tile that one task owns: 128 KiB
+constexpr int64_t STAGE_BYTES = 4 << 20;  // of packed data: within the third-level cache of most machines
+constexpr int64_t LEAST_BLOCKS = 4;       // however wide: enough that the state is not read and written too often
+constexpr int64_t STAGE_BLOCKS = 32;      // at most
+constexpr int PACK_PANELS = 8;            // packed by one task: a kilobyte of each row
+constexpr int TILE_FEATURES = 128;        // of the float64 tile that one task owns: 128 KiB
 constexpr int64_t PACK_COST = 16, NORMS_COST = 16;  // of one number, in multiply-adds
 constexpr double SAFE_SMALLEST = 0x1p-50, SAFE_LARGEST = 0x1p55;
 constexpr double SAFE_LIGHTEST = 0x1p-40, SAFE_HEAVIEST = 0x1p40;
@@ -143,14 +144,14 @@ class Update {
 
     const int width = kernels<float>().width;  // plan by the narrower type, so that both element types stage alike
     const int64_t row_bytes = Panels(width, batch_.p(), features_ - batch_.p()).count * width * int64_t(sizeof(float));
-    const int64_t blocks = std::clamp<int64_t>(STAGE_BYTES / (row_bytes * BLOCK_ROWS), 1, STAGE_BLOCKS);
+    const int64_t blocks = std::clamp<int64_t>(STAGE_BYTES / (row_bytes * BLOCK_ROWS), LEAST_BLOCKS, STAGE_BLOCKS);
     const int64_t stage_rows = blocks * BLOCK_ROWS;
 
     // Later stages can find bad data after earlier ones were added: keep what there was.
     Scratch kept;
     const int64_t size = features_ * features_;
     double* backup = nullptr;
-    if (batch_.check_finite && batch_.rows > stage_rows) {
+    if (batch_.check_finite && batch_.rows > stage_rows && !fresh) {
       backup = kept.get<double>(size);
       std::copy_n(state_.second, size, backup);
     }
@@ -161,7 +162,8 @@ class Update {
       const bool done =
           batch_.in_float64() ? stage<double>(row, rows) : stage<float>(row, rows) || stage<double>(row, rows);
       if (!done) {
-        if (backup && row > 0) std::copy_n(backup, size, state_.second);
+        if (row > 0 && backup) std::copy_n(backup, size, state_.second);
+        if (row > 0 && !backup) std::fill_n(state_.second, size, 0.0);
         state_.totals[BAD_X] += sums_.bad_x;
         state_.totals[BAD_Y] += sums_.bad_y;
         state_.totals[BAD_WEIGHT] += sums_.bad_weight;

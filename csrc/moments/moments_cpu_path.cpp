@@ -126,15 +126,16 @@ void gather(const Source* x, int64_t row_stride, int64_t channel_stride, int64_t
 }
 
 // Shift, weigh, add up, store: the same for every layout. `raw` [rows][raw_stride] holds a panel in the element type.
+// Up to LANES rows are added up in that type before they are promoted.
 template <class T, bool WEIGHTED>
 void finish_rows(const T* raw, int64_t raw_stride, int64_t rows, const T* shift, const double* weight, T* packed,
                  double* first, T* largest) {
   constexpr int NV = Shape<T>::NV, WIDTH = Shape<T>::WIDTH, L = LANES<T>, D = LANES<double>;
   for (int n = 0; n < NV; ++n) {
     const Vector<T> s = load(shift + n * L);
-    Vector<T> top = load(largest + n * L);
-    Vector<double> sums[L / D];
-    for (int h = 0; h < L / D; ++h) sums[h] = load(first + n * L + h * D);
+    Vector<T> sums = {};
+    Vector<double> heavy[L / D] = {};  // with weights, which may be of any size
+    auto top = magnitude_bits(load(largest + n * L));
     for (int64_t k = 0; k < rows; ++k) {
       T* to = packed + k * WIDTH + n * L;
       if (WEIGHTED && weight[k] == 0) {
@@ -142,20 +143,23 @@ void finish_rows(const T* raw, int64_t raw_stride, int64_t rows, const T* shift,
         continue;
       }
       const Vector<T> u = load(raw + k * raw_stride + n * L) - s;
-      const Vector<T> size = u > -u ? u : -u;
+      const auto size = magnitude_bits(u);
       top = size > top ? size : top;
       store(to, u);
-      for (int h = 0; h < L / D; ++h) {
-        const Vector<double> ud = load_double(to + h * D);
-        if (WEIGHTED)
-          sums[h] += splat(weight[k]) * ud;
-        else
-          sums[h] += ud;
+      if (WEIGHTED) {
+        for (int h = 0; h < L / D; ++h) heavy[h] += splat(weight[k]) * load_double(to + h * D);
+        store(to, u * splat(T(__builtin_sqrt(weight[k]))));
+      } else {
+        sums += u;
       }
-      if (WEIGHTED) store(to, u * splat(T(__builtin_sqrt(weight[k]))));
     }
-    store(largest + n * L, top);
-    for (int h = 0; h < L / D; ++h) store(first + n * L + h * D, sums[h]);
+    store(largest + n * L, Vector<T>(top));
+    T lanes[L];
+    store(lanes, sums);
+    for (int h = 0; h < L / D; ++h) {
+      double* to = first + n * L + h * D;
+      store(to, load(to) + (WEIGHTED ? heavy[h] : load_double(lanes + h * D)));
+    }
   }
 }
 
