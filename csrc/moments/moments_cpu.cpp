@@ -87,6 +87,13 @@ struct Panels {
     const int64_t end = panel < of_x ? p : p + q;
     return int(std::min<int64_t>(width, end - feature(panel)));
   }
+
+  // f(column, feature) for every feature; columns count the padding of panels too.
+  template <class F>
+  void each(const F& f) const {
+    for (int panel = 0; panel < count; ++panel)
+      for (int j = 0; j < channels(panel); ++j) f(int64_t(panel) * width + j, feature(panel) + j);
+  }
 };
 
 // The mean of the pilot rows, rounded to the type of the products so that subtracting it rounds once. Not finite (bad
@@ -120,6 +127,33 @@ void pilot_mean(const Batch& batch, double* shift) {
   }
 }
 
+// Some blocks of rows, packed: [block][panel][row][width], and what packing found out about each column of a block.
+template <class T>
+struct Stage {
+  const Kernels<T>& kernel = kernels<T>();
+  const Panels panels;
+  const int64_t row, rows, blocks, columns;  // columns: features with padding
+  const int64_t panel_stride, block_stride;
+  const double* weight;     // [rows]; may be null
+  T* packed = nullptr;      // [blocks][panels][BLOCK_ROWS][width]
+  double* first = nullptr;  // [blocks][columns]
+  T* largest = nullptr;     // [blocks][columns]
+
+  Stage(const Batch& batch, int64_t row, int64_t rows, const double* weight)
+      : panels(kernel.width, batch.p(), batch.y.channels),
+        row(row),
+        rows(rows),
+        blocks((rows + BLOCK_ROWS - 1) / BLOCK_ROWS),
+        columns(int64_t(panels.count) * panels.width),
+        panel_stride(BLOCK_ROWS * panels.width),
+        block_stride(panels.count * panel_stride),
+        weight(weight) {}
+
+  int64_t rows_in(int64_t block) const { return std::min(BLOCK_ROWS, rows - block * BLOCK_ROWS); }
+  const double* weight_of(int64_t block) const { return weight ? weight + block * BLOCK_ROWS : nullptr; }
+  T* panel(int64_t block, int64_t panel) const { return packed + block * block_stride + panel * panel_stride; }
+};
+
 // What one batch adds beside the second moments; applied to the state only once the whole batch was found good.
 struct Sums {
   std::vector<double> first;  // [P]: Σ w u, u = z − shift
@@ -143,7 +177,7 @@ class Update {
     for (int64_t j = 0; j < features_; ++j) offset_[j] = fresh ? 0.0 : shift_[j] - state_.origin[j];
 
     const int width = kernels<float>().width;  // plan by the narrower type, so that both element types stage alike
-    const int64_t row_bytes = Panels(width, batch_.p(), features_ - batch_.p()).count * width * int64_t(sizeof(float));
+    const int64_t row_bytes = Panels(width, batch_.p(), batch_.y.channels).count * width * int64_t(sizeof(float));
     const int64_t blocks = std::clamp<int64_t>(STAGE_BYTES / (row_bytes * BLOCK_ROWS), LEAST_BLOCKS, STAGE_BLOCKS);
     const int64_t stage_rows = blocks * BLOCK_ROWS;
 
@@ -197,100 +231,96 @@ class Update {
   template <class T>
   bool stage(int64_t row, int64_t rows) {
     if (bad() || (sizeof(T) == 4 && wide_weights_)) return false;
-    const Kernels<T>& kernel = kernels<T>();
-    const Panels panels(kernel.width, batch_.p(), features_ - batch_.p());
-    const int width = kernel.width;
-    const int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, padded = int64_t(panels.count) * width;
-    const int64_t block_size = BLOCK_ROWS * width, stride = panels.count * block_size;  // of a panel, of a block
-    const double* weight = batch_.weight.data ? weight_.data() : nullptr;
-    const auto rows_in = [&](int64_t block) { return std::min(BLOCK_ROWS, rows - block * BLOCK_ROWS); };
+    Stage<T> s(batch_, row, rows, batch_.weight.data ? weight_.data() : nullptr);
+    s.packed = packed_.get<T>(s.blocks * s.block_stride);
+    s.first = first_.get<double>(s.blocks * s.columns);
+    s.largest = largest_.get<T>(s.blocks * s.columns);
+    pack(s);
+    if (!accept(s)) return false;
+    if (state_.third) add_norms(s);
+    multiply(s);
+    return true;
+  }
 
-    // pack
-    T* packed = packed_.get<T>(blocks * stride);
-    double* first = first_.get<double>(blocks * padded);
-    T* largest = largest_.get<T>(blocks * padded);
-    std::vector<T> shift(padded, T(0));
-    for (int panel = 0; panel < panels.count; ++panel)
-      for (int j = 0; j < panels.channels(panel); ++j) shift[panel * width + j] = T(shift_[panels.feature(panel) + j]);
-    const int groups_x = (panels.of_x + PACK_PANELS - 1) / PACK_PANELS;
-    const int groups = groups_x + (panels.count - panels.of_x + PACK_PANELS - 1) / PACK_PANELS;
-    parallel_tasks(blocks * groups, PACK_COST * rows * padded, [&](int64_t i) {
+  template <class T>
+  void pack(const Stage<T>& s) {
+    std::vector<T> shift(s.columns, T(0));
+    s.panels.each([&](int64_t column, int64_t feature) { shift[column] = T(shift_[feature]); });
+    const int groups_x = (s.panels.of_x + PACK_PANELS - 1) / PACK_PANELS;
+    const int groups = groups_x + (s.panels.count - s.panels.of_x + PACK_PANELS - 1) / PACK_PANELS;
+    parallel_tasks(s.blocks * groups, PACK_COST * s.rows * s.columns, [&](int64_t i) {
       const int64_t block = i / groups;
       const int group = int(i % groups);
       const bool of_x = group < groups_x;
-      const int panel = of_x ? group * PACK_PANELS : panels.of_x + (group - groups_x) * PACK_PANELS;
-      const int end = std::min(panel + PACK_PANELS, of_x ? panels.of_x : panels.count);
-      const int64_t channel0 = panels.feature(panel) - (of_x ? 0 : panels.p);
-      const int64_t channels = panels.feature(end - 1) + panels.channels(end - 1) - panels.feature(panel);
-      const int64_t column = int64_t(panel) * width;
-      kernel.pack({of_x ? &batch_.x : &batch_.y, row + block * BLOCK_ROWS, rows_in(block), channel0, channels,
-                   end - panel, &shift[column], weight ? weight + block * BLOCK_ROWS : nullptr,
-                   packed + block * stride + panel * block_size, first + block * padded + column,
-                   largest + block * padded + column});
+      const int panel = of_x ? group * PACK_PANELS : s.panels.of_x + (group - groups_x) * PACK_PANELS;
+      const int last = std::min(panel + PACK_PANELS, of_x ? s.panels.of_x : s.panels.count) - 1;
+      const int64_t begin = s.panels.feature(panel), end = s.panels.feature(last) + s.panels.channels(last);
+      const int64_t column = int64_t(panel) * s.panels.width;
+      s.kernel.pack({of_x ? &batch_.x : &batch_.y, s.row + block * BLOCK_ROWS, s.rows_in(block),
+                     begin - (of_x ? 0 : batch_.p()), end - begin, last - panel + 1, &shift[column], s.weight_of(block),
+                     s.panel(block, panel), s.first + block * s.columns + column,
+                     s.largest + block * s.columns + column});
     });
+  }
 
-    // look at what was packed: not finite sums betray NaN and Inf
-    std::vector<double> stage_first(features_, 0.0);
+  // Looks at what was packed: sums that are not finite betray NaN and Inf.
+  template <class T>
+  bool accept(const Stage<T>& s) {
+    std::vector<double> first(features_);
     bool wide = false;
-    for (int panel = 0; panel < panels.count; ++panel) {
-      for (int j = 0; j < panels.channels(panel); ++j) {
-        const int64_t column = panel * width + j;
-        double total = 0, top = 0;
-        for (int64_t block = 0; block < blocks; ++block) {
-          total += first[block * padded + column];
-          top = std::max(top, double(largest[block * padded + column]));
-        }
-        stage_first[panels.feature(panel) + j] = total;
-        // what is not finite here may be so in float64: x − shift can overflow
-        if (!std::isfinite(total) && sizeof(T) == 8) (panel < panels.of_x ? sums_.bad_x : sums_.bad_y) = true;
-        wide |= !std::isfinite(total) || top > SAFE_LARGEST || (top > 0 && top < SAFE_SMALLEST);
+    s.panels.each([&](int64_t column, int64_t feature) {
+      double total = 0, top = 0;
+      for (int64_t block = 0; block < s.blocks; ++block) {
+        total += s.first[block * s.columns + column];
+        top = std::max(top, double(s.largest[block * s.columns + column]));
       }
-    }
+      first[feature] = total;
+      // what is not finite in float32 may be so in float64: x − shift can overflow
+      if (!std::isfinite(total) && sizeof(T) == 8) (feature < batch_.p() ? sums_.bad_x : sums_.bad_y) = true;
+      wide |= !std::isfinite(total) || top > SAFE_LARGEST || (top > 0 && top < SAFE_SMALLEST);
+    });
     if (bad() || (sizeof(T) == 4 && wide)) return false;
-    for (int64_t j = 0; j < features_; ++j) sums_.first[j] += stage_first[j];
+    for (int64_t j = 0; j < features_; ++j) sums_.first[j] += first[j];
+    return true;
+  }
 
-    // third and fourth order
-    std::vector<double> offset(padded, 0.0);
-    for (int panel = 0; panel < panels.count; ++panel)
-      for (int j = 0; j < panels.channels(panel); ++j) offset[panel * width + j] = offset_[panels.feature(panel) + j];
-    if (state_.third) {
-      std::vector<double> third(blocks * 2 * padded, 0.0), norms(blocks * 3, 0.0);
-      parallel_tasks(blocks, NORMS_COST * rows * padded, [&](int64_t block) {
-        kernel.norms(packed + block * stride, block_size, panels.of_x, panels.count, rows_in(block),
-                     weight ? weight + block * BLOCK_ROWS : nullptr, offset.data(), &third[block * 2 * padded], padded,
-                     &norms[block * 3]);
-      });
-      for (int64_t block = 0; block < blocks; ++block) {
-        for (int i = 0; i < 3; ++i) sums_.norms[i] += norms[block * 3 + i];
-        for (int side = 0; side < 2; ++side)
-          for (int panel = 0; panel < panels.count; ++panel)
-            for (int j = 0; j < panels.channels(panel); ++j)
-              sums_.third[side * features_ + panels.feature(panel) + j] +=
-                  third[(block * 2 + side) * padded + panel * width + j];
-      }
+  template <class T>
+  void add_norms(const Stage<T>& s) {
+    std::vector<double> offset(s.columns, 0.0), third(s.blocks * 2 * s.columns, 0.0), norms(s.blocks * 3, 0.0);
+    s.panels.each([&](int64_t column, int64_t feature) { offset[column] = offset_[feature]; });
+    parallel_tasks(s.blocks, NORMS_COST * s.rows * s.columns, [&](int64_t block) {
+      s.kernel.norms(s.panel(block, 0), s.panel_stride, s.panels.of_x, s.panels.count, s.rows_in(block),
+                     s.weight_of(block), offset.data(), &third[block * 2 * s.columns], s.columns, &norms[block * 3]);
+    });
+    for (int64_t block = 0; block < s.blocks; ++block) {
+      for (int i = 0; i < 3; ++i) sums_.norms[i] += norms[block * 3 + i];
+      for (int side = 0; side < 2; ++side)
+        s.panels.each([&](int64_t column, int64_t feature) {
+          sums_.third[side * features_ + feature] += third[(block * 2 + side) * s.columns + column];
+        });
     }
+  }
 
-    // multiply: a task owns a square of panels on or above the diagonal
-    const int per_tile = std::max(1, TILE_FEATURES / width), tiles = (panels.count + per_tile - 1) / per_tile;
+  // A task owns a square of panels on or above the diagonal and walks the blocks in order.
+  template <class T>
+  void multiply(const Stage<T>& s) {
+    const Panels& panels = s.panels;
+    const int per_tile = std::max(1, TILE_FEATURES / panels.width), tiles = (panels.count + per_tile - 1) / per_tile;
     std::vector<std::pair<int, int>> tasks;
     for (int i = 0; i < tiles; ++i)
       for (int j = i + 1; j < tiles; ++j) tasks.emplace_back(i, j);
     for (int i = 0; i < tiles; ++i) tasks.emplace_back(i, i);  // the halves last: they fill the gaps
-    parallel_tasks(int64_t(tasks.size()), rows * padded * padded / 2, [&](int64_t t) {
-      const auto [ti, tj] = tasks[t];
-      const int end_i = std::min(panels.count, (ti + 1) * per_tile),
-                end_j = std::min(panels.count, (tj + 1) * per_tile);
-      for (int64_t block = 0; block < blocks; ++block) {
-        const T* base = packed + block * stride;
-        for (int j = tj * per_tile; j < end_j; ++j)
-          for (int i = ti * per_tile; i < std::min(end_i, j + 1); ++i)
-            kernel.multiply(base + i * block_size, base + j * block_size, rows_in(block),
-                            state_.second + panels.feature(i) * features_ + panels.feature(j), features_,
-                            panels.channels(i), panels.channels(j), i == j);
-      }
-      if (last_stage_) correct(panels, ti * per_tile, end_i, tj * per_tile, end_j);
+    parallel_tasks(int64_t(tasks.size()), s.rows * s.columns * s.columns / 2, [&](int64_t t) {
+      const int begin_i = tasks[t].first * per_tile, end_i = std::min(panels.count, begin_i + per_tile);
+      const int begin_j = tasks[t].second * per_tile, end_j = std::min(panels.count, begin_j + per_tile);
+      for (int64_t block = 0; block < s.blocks; ++block)
+        for (int j = begin_j; j < end_j; ++j)
+          for (int i = begin_i; i < std::min(end_i, j + 1); ++i)
+            s.kernel.multiply(s.panel(block, i), s.panel(block, j), s.rows_in(block),
+                              state_.second + panels.feature(i) * features_ + panels.feature(j), features_,
+                              panels.channels(i), panels.channels(j), i == j);
+      if (last_stage_) correct(panels, begin_i, end_i, begin_j, end_j);
     });
-    return true;
   }
 
   // Moves Σ u uᵀ of the batch from its own shift to the origin: + f dᵀ + d fᵀ + W d dᵀ.
