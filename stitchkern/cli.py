@@ -42,6 +42,7 @@ class _Commands(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args) or ["--help"]
         debug = "--debug" in words
+        extra["obj"] = shlex.join(["stitchkern", *words])  # the command, for reports
         extra["standalone_mode"] = False
         try:
             with _warnings_as_notes():
@@ -257,7 +258,7 @@ def _note(message: str) -> None:
 
 
 def _made() -> dict[str, str]:
-    return {"Command": shlex.join(["stitchkern", *sys.argv[1:]])}
+    return {"Command": click.get_current_context().obj}
 
 
 @contextmanager

@@ -230,7 +230,7 @@ def test_stitch_writes_a_report(run, tmp_path):
     assert [pair.name for pair in found.pairs] == ["bn1", "bn2"]
     assert (found.fit_images, found.test_images) == (40, 10)
     assert (found.front.name, found.end.name, found.end.source) == ("seed0", "seed1", B)
-    assert found.made["Command"].startswith("stitchkern ")
+    assert found.made["Command"].startswith(f"stitchkern stitch {A} {B} --data splits.npz --mean .5,.5,.5")
     assert found.headline in result.stdout
 
 
