@@ -44,7 +44,7 @@ $(VENV)/.installed: requirements.txt
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(EXTENSION_SOURCES)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --config-settings editable_mode=compat --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.built requirements-dev.txt

@@ -207,10 +207,12 @@ def layers(model: str, data: str | None, input_shape: list[int] | None, **data_o
 
     from stitchkern.models import load_data, load_model
     from stitchkern.report import layer_table
+    from stitchkern.studies.data import default_split
     from stitchkern.studies.layers import describe
 
     inputs = None
     if data:
+        data_options["split"] = default_split(data, data_options["split"])
         inputs, _ = next(iter(load_data(data, **data_options)), (None, None))
         if inputs is None:
             raise SpecError(f"data {data!r} gave no batch")
@@ -234,6 +236,8 @@ def _finish(result: StitchingResult, out: Path) -> None:
     from stitchkern import report
 
     page = report.write(result, out)
+    own = " · ".join(f"{network.name} {network.accuracy:.1%}" for network in (result.front, result.end))
+    click.echo(f"By themselves: {own}, on {result.test_images:,} test samples\n")
     _print(report.stitching_table(result))
     click.echo(f"\n{result.headline}\n\nReport: {page}")
 

@@ -232,6 +232,9 @@ def test_stitch_writes_a_report(run, tmp_path):
     assert (found.front.name, found.end.name, found.end.source) == ("seed0", "seed1", B)
     assert found.made["Command"].startswith(f"stitchkern stitch {A} {B} --data splits.npz --mean .5,.5,.5")
     assert found.headline in result.stdout
+    assert f"By themselves: seed0 {found.front.accuracy:.1%} · seed1 {found.end.accuracy:.1%}, on 10" in result.stdout
+    listed = run("layers", A, "--data", "splits.npz")  # the split that is fitted on, as above
+    assert listed.exit_code == 0 and "bn1" in listed.stdout
 
 
 def test_stitch_holds_out_a_fifth_where_there_is_no_test_part(run, tmp_path):

@@ -74,7 +74,7 @@ def fit_and_test(
             samples would be held out of data that come in another order each time.
     """
     there = _splits(data)
-    split = split or ("train" if "train" in there else None)
+    split = default_split(data, split)
     if test_data is None and test_split is None and "test" in there and split not in ("test", None):
         test_split = "test"
     if test_data is not None and test_split is None and "test" in _splits(test_data):
@@ -116,6 +116,11 @@ def _resolved(data: str) -> str:
     """``data`` with the whole path of its file, so that ./a.npz is a.npz."""
     path, colon, name = (data, "", "") if data.endswith(".npz") else data.rpartition(":")
     return f"{Path(path).resolve()}{colon}{name}"
+
+
+def default_split(data: str, split: str | None) -> str | None:
+    """`split`, or else "train" for an .npz that has it."""
+    return split or ("train" if "train" in _splits(data) else None)
 
 
 def _splits(data: str) -> set[str]:

@@ -94,6 +94,8 @@ class StitchingResult:
         whose = f" of {self.end.name}’s own accuracy"
         if len(self.pairs) == 1:
             return f"{start} at {best.format(whose)}."
+        if self.best.relative_accuracy == self.worst.relative_accuracy:
+            return f"{start} equally well at every layer ({best.split('(')[-1].format(whose)}."
         return f"{start} best at {best.format(whose)} and worst at {worst.format('')}."
 
     def to_json(self) -> str:
