@@ -1,21 +1,51 @@
 """The public names of `import stitchkern as sk`."""
 
-from stitchkern import errors, nn
+from stitchkern import errors, nn, weighting
 from stitchkern.matching import match_direct
 from stitchkern.models import StitchedModel
 from stitchkern.moments import Moments
+from stitchkern.qr import StreamingQR
 from stitchkern.similarity import cka, hsic, linear_r2
-from stitchkern.solvers import AffineMap, least_squares
+from stitchkern.solvers import (
+    AffineMap,
+    bootstrap,
+    cross_validate,
+    full_rank,
+    least_squares,
+    lstsq,
+    permutation,
+    procrustes,
+    reduced_rank_path,
+    reweighted_least_squares,
+    ridge_path,
+    semi_matching,
+    soft_matching,
+)
+from stitchkern.statistics import Statistics
 
 __all__ = [
     "AffineMap",
     "Moments",
+    "Statistics",
     "StitchedModel",
+    "StreamingQR",
+    "bootstrap",
     "cka",
+    "cross_validate",
     "errors",
+    "full_rank",
     "hsic",
     "least_squares",
     "linear_r2",
+    "lstsq",
     "match_direct",
     "nn",
+    "permutation",
+    "procrustes",
+    "reduced_rank_path",
+    "reweighted_least_squares",
+    "ridge_path",
+    "semi_matching",
+    "soft_matching",
+    "weighting",
 ]

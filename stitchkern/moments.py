@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from stitchkern import ops
-from stitchkern.errors import NotFiniteError, ShapeError, StatisticsError
+from stitchkern.errors import NotFiniteError, StatisticsError
+from stitchkern.rows import batch_views
 
 _T = ops.TOTALS
 #: what a product of float32 numbers may be off by, relative; a CPU always multiplies as at "highest"
@@ -97,23 +98,7 @@ class Moments:
             NotFiniteError: NaN, Inf or a negative weight.
             ValueError: another device, or y missing. Whatever is raised, nothing was updated.
         """
-        x4 = _rows_view("x", x, self.p, channel_dim)
-        y4 = None
-        if (y is None) != (self.q is None):
-            raise ValueError(
-                "y is missing: these moments are two-sided (q was given)"
-                if y is None
-                else "y was given, but these moments are one-sided: construct Moments(p, q)"
-            )
-        if y is not None and self.q is not None:
-            y4 = _rows_view("y", y, self.q, channel_dim)
-            _check_same_rows(x, y, x4, y4)
-        w3 = None if weight is None else _weight_view(weight, x, x4, channel_dim)
-        for name, t in (("y", y4), ("weight", w3)):
-            if t is not None and t.device != x4.device:
-                raise ValueError(f"x and {name} must be on one device; got {x4.device} and {t.device}")
-        if x4.device.type not in ("cpu", "cuda"):
-            raise ValueError(f"x must be on a CPU or a CUDA device; got {x4.device}")
+        x4, y4, w3 = batch_views(x, y, weight, self.p, self.q, channel_dim)
         if self._device_is_open:
             self.to(x4.device)
             self._device_is_open = False
@@ -401,55 +386,3 @@ def recentred(state: dict[str, Tensor], origin: Tensor, p: int) -> dict[str, Ten
         "origin": origin.clone(),
         "totals": totals,
     }
-
-
-def _rows_view(name: str, x: Tensor, channels: int, channel_dim: int | None) -> Tensor:
-    """(n, …) with channels somewhere -> a (n, h, w, c) view, never a copy."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch tensor; got {type(x).__name__}")
-    if x.layout != torch.strided or x.is_nested:
-        raise TypeError(f"{name} must be a dense tensor; got layout {'nested' if x.is_nested else x.layout}")
-    if not x.is_floating_point() or x.dtype.itemsize < 2:
-        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16; got {x.dtype}")
-    if x.ndim < 2:
-        raise ShapeError(f"{name} must be (n, c), (n, t, c) or (n, c, h, w); got {tuple(x.shape)}")
-    dim = (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
-    if not -x.ndim < dim < x.ndim or dim == 0:
-        raise ShapeError(f"channel_dim must name a dimension of {name} {tuple(x.shape)} after the first; got {dim}")
-    if x.shape[dim] != channels:
-        raise ShapeError(
-            f"{name} must have {channels} channels in dimension {dim}; got {x.shape[dim]} in {tuple(x.shape)}"
-        )
-    x = x.detach().movedim(dim, -1)
-    if x.ndim > 4:
-        try:
-            return x.view(x.shape[0], x.shape[1:-2].numel(), *x.shape[-2:])
-        except RuntimeError as e:
-            raise ShapeError(
-                f"{name} {tuple(x.shape)} cannot be viewed as rows of channels; use fewer dimensions"
-            ) from e
-    while x.ndim < 4:
-        x = x.unsqueeze(1)
-    return x
-
-
-def _check_same_rows(x: Tensor, y: Tensor, x4: Tensor, y4: Tensor) -> None:
-    if x4.shape[0] != y4.shape[0]:
-        raise ShapeError(f"x and y must hold the same samples; got {x4.shape[0]} and {y4.shape[0]}")
-    # tokens may stand beside the pixels they were made of: (n, h·w, c) and (n, c, h, w)
-    same = x4.shape[1:3] == y4.shape[1:3] if x.ndim == y.ndim else x4.shape[1:3].numel() == y4.shape[1:3].numel()
-    if not same:
-        raise ShapeError(f"x and y must have the same positions; got shapes {tuple(x.shape)} and {tuple(y.shape)}")
-
-
-def _weight_view(weight: Tensor, x: Tensor, x4: Tensor, channel_dim: int | None) -> Tensor:
-    """(n,) or one per row, in x's layout without its channels -> (n, h, w) float64, broadcast without a copy of x."""
-    if not isinstance(weight, Tensor) or weight.is_complex():
-        raise TypeError("weight must be a real torch tensor")
-    n = x4.shape[0]
-    dim = ((1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim) % x.ndim
-    rows = (*x.shape[:dim], *x.shape[dim + 1 :])
-    if weight.shape not in ((n,), rows):
-        raise ShapeError(f"weight must be (n,) = ({n},) or one per row {rows}; got {tuple(weight.shape)}")
-    weight = weight.detach().double()
-    return weight.reshape(x4.shape[:3]) if weight.shape == rows else weight[:, None, None].expand(x4.shape[:3])

@@ -15,7 +15,7 @@ from stitchkern.matching.stream import Pair, Progress, stream
 from stitchkern.models.cut import Tail
 from stitchkern.models.taps import Taps, call, device_of, frozen
 from stitchkern.moments import Moments
-from stitchkern.nn import Stitch
+from stitchkern.nn import ChannelMap
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def evaluate(
             front_right += int(front_hits.sum())
             end_right += int(end_hits.sum())
             for (a, b), stitch in stitches.items():
-                # `Stitch` only reads; another module may write into what the next pair needs
-                x = held[a] if type(stitch) is Stitch else held[a].clone()
+                # a stitch only reads; another module may write into what the next pair needs
+                x = held[a] if isinstance(stitch, ChannelMap) else held[a].clone()
                 hits = _hits(tails[b](stitch(x), inputs), labels)
                 right[a, b] += int(hits.sum())
                 both_right[a, b] += int((hits & end_hits).sum())

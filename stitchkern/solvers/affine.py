@@ -1,85 +1,197 @@
-"""The result of every direct solver: an affine map and how well it fits."""
+"""The result of every direct solver: an affine map, or a batch of them, and how well it fits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stitchkern.errors import ShapeError
-
-if TYPE_CHECKING:
-    from stitchkern.nn import Stitch
+from stitchkern.statistics import Statistics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AffineMap:
     r"""ŷ = M x + b, fitted to moments.
 
+    One problem has plain numbers below; a batch (…) of problems has tensors (…) in their place, and is indexed like
+    one: ``maps[i]``.
+
     Attributes:
-        weight: M (q, p), float64.
-        bias: b (q,), float64.
+        weight: M (…, q, p), float64.
+        bias: b (…, q), float64.
         rank: of M: at most the directions of x that carried information, q, and the rank asked for.
-        dropped: directions of x whose variance the moments cannot tell from rounding; the map ignores them.
-        residual: E‖M x + b − y‖², in squared units of y, summed over its features.
+        dropped: directions of x whose variance the statistics cannot tell from rounding (dead and duplicated features
+            among them); the map ignores them.
+        residual: E‖M x + b − y‖², in squared units of y, summed over its features (weighted, where targets are).
         residual_error: what rounding of the moments may have added to or taken from ``residual`` (a first-order bound):
             where it is not small beside ``residual``, the fit is known no better than that.
         r2: 1 − residual / E‖y − ȳ‖²; 1 where y is constant and fitted exactly.
-        method: the road taken, for example ``"cholesky"`` or ``"eigh"``.
+        method: the road taken: ``"cholesky"`` and ``"eigh"`` (from covariances), ``"qr"``, ``"refined"``, …; of a batch
+            a tuple, in the order of its flattened problems.
+        error: estimate of the relative error of ``weight`` that rounding of the statistics causes,
+            ‖δM D‖_F / ‖M D‖_F with D the standard deviations of x (of what was kept, where directions were dropped).
+        loss_increase: residual minus that of the unconstrained least-squares map, for maps that were moved from it.
+        factors: (A (…, q, k), B (…, k, p)) with M = A B, where the solver made the map that way.
     """
 
     weight: Tensor
     bias: Tensor
-    rank: int
-    dropped: int
-    residual: float
-    residual_error: float
-    r2: float
-    method: str
+    rank: Any
+    dropped: Any
+    residual: Any
+    residual_error: Any
+    r2: Any
+    method: Any
+    error: Any = float("nan")
+    loss_increase: Any = 0.0
+    factors: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def batch(self) -> torch.Size:
+        """The leading dimensions; empty for one map."""
+        return self.weight.shape[:-2]
+
+    def __getitem__(self, index: Any) -> AffineMap:
+        """A part of the batch: one map, or a smaller batch."""
+        if not self.batch:
+            raise IndexError("this is one map, not a batch")
+        which = torch.arange(self.batch.numel()).view(self.batch)[index].flatten().tolist()
+        part: dict[str, Any] = {
+            f.name: value[index] if isinstance(value := getattr(self, f.name), Tensor) else value for f in fields(self)
+        }
+        part["method"] = tuple(self.method[i] for i in which)
+        if self.factors is not None:
+            part["factors"] = (self.factors[0][index], self.factors[1][index])
+        return type(self)(**part)._settled()
 
     def __call__(self, x: Tensor, channel_dim: int | None = None) -> Tensor:
         """M x + b over the channel dimension (1 for 4-D, the last one otherwise), in x's dtype.
 
+        A batch of maps takes x (…, n, p), or (n, p) for all of them.
+
         Raises:
             ShapeError: x does not have p channels there.
         """
-        dim = (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
-        p = self.weight.shape[1]
+        dim = -1 if self.batch else (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
+        p = self.weight.shape[-1]
         if x.ndim == 0 or x.shape[dim] != p:
             raise ShapeError(f"x must have {p} channels in dimension {dim}; got {tuple(x.shape)}")
         weight, bias = self.weight.to(x), self.bias.to(x)
+        if self.batch:
+            return x @ weight.mT + bias[..., None, :]
         return torch.nn.functional.linear(x.movedim(dim, -1), weight, bias).movedim(-1, dim)
 
-    @overload
-    def to_module(self, *, spatial: None = None, dtype: torch.dtype = ..., **options: Any) -> Stitch: ...
-
-    @overload
-    def to_module(self, *, spatial: bool, dtype: torch.dtype = ...) -> torch.nn.Module: ...
-
     def to_module(
-        self, *, spatial: bool | None = None, dtype: torch.dtype = torch.float32, **options: Any
-    ) -> torch.nn.Module:
+        self,
+        *,
+        spatial: bool | None = None,
+        low_rank: bool = False,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> Any:
         """The map as a trainable layer with the same weights.
 
         Args:
             spatial: None gives a :class:`stitchkern.nn.Stitch`, which serves (n, p), (n, t, p) and (n, p, h, w) alike
                 and takes the ``options``; True a plain ``torch.nn.Conv2d(p, q, 1)``; False a ``torch.nn.Linear(p, q)``.
+            low_rank: a bottleneck of ``rank`` channels instead (two layers): a :class:`stitchkern.nn.LowRankStitch`, or
+                a ``torch.nn.Sequential`` of two plain layers.
             dtype: of the parameters.
-        """
-        from stitchkern.nn import Stitch
 
-        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        Raises:
+            ValueError: this is a batch of maps.
+        """
+        from stitchkern.nn import LowRankStitch, Stitch
+
+        if self.batch:
+            raise ValueError("a batch of maps has no one layer; take one of them, maps[i]")
+        bias = self.bias.to(dtype)
+        if not low_rank:
+            if spatial is None:
+                return Stitch.from_affine(self.weight.to(dtype), bias, **options)
+            return _plain(self.weight.to(dtype), bias, spatial)
+        up, down = (t.to(dtype) for t in self.balanced_factors())
         if spatial is None:
-            return Stitch.from_affine(weight, bias, **options)
-        (q, p), device = weight.shape, weight.device
-        plain = (
-            torch.nn.Conv2d(p, q, 1, device=device, dtype=dtype)
-            if spatial
-            else torch.nn.Linear(p, q, device=device, dtype=dtype)
+            return LowRankStitch.from_factors(up, down, bias, **options)
+        return torch.nn.Sequential(_plain(down, None, spatial), _plain(up, bias, spatial))
+
+    def balanced_factors(self) -> tuple[Tensor, Tensor]:
+        """A (q, k), B (k, p) with M = A B, k = max(rank, 1) and equal column and row norms: √σ of each direction."""
+        u, s, v = torch.linalg.svd(self.weight, full_matrices=False)
+        k = max(int(self.rank), 1)
+        root = s[:k].sqrt()
+        return u[:, :k] * root, root[:, None] * v[:k]
+
+    def __repr__(self) -> str:
+        q, p = self.weight.shape[-2:]
+        if self.batch:
+            return f"{type(self).__name__}(batch={tuple(self.batch)}, p={p}, q={q}, device='{self.weight.device}')"
+        return (
+            f"{type(self).__name__}(p={p}, q={q}, rank={self.rank}, r2={self.r2:.6g}, residual={self.residual:.6g}, "
+            f"method={self.method!r}, error={self.error:.1e})"
         )
-        with torch.no_grad():
-            plain.weight.copy_(weight[:, :, None, None] if spatial else weight)
+
+    def _settled(self) -> AffineMap:
+        """Plain numbers where there is no batch."""
+        if self.batch:
+            return self
+        plain: dict[str, Any] = {
+            f.name: value.item()
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor) and value.ndim == 0
+        }
+        if isinstance(self.method, tuple):
+            plain["method"] = self.method[0]
+        return replace(self, **plain)
+
+
+def settle(
+    stats: Statistics,
+    weight: Tensor,
+    *,
+    rank: Tensor,
+    dropped: Tensor | int,
+    method: tuple[str, ...] | str,
+    error: Tensor,
+    explained: Tensor | None = None,
+    kind: type[AffineMap] = AffineMap,
+    bias: Tensor | None = None,
+    **more: Any,
+) -> Any:
+    """The map with this weight and its fit to ``stats``; ``explained`` is total − residual where that is known."""
+    total = stats.cov_yy.diagonal(dim1=-2, dim2=-1).sum(-1)
+    if explained is None:
+        explained = 2 * (weight.mT * stats.cov_xy).sum((-2, -1)) - ((weight @ stats.cov_xx) * weight).sum((-2, -1))
+    residual = (total - explained).clamp(min=0.0)  # the exact value is a mean of squares
+    deviation = stats.cov_xx.diagonal(dim1=-2, dim2=-1).sqrt()
+    # Σⱼ |Mₖⱼ| σⱼ + σₖ: what rounding of a covariance acts on
+    reach = (weight.abs() @ deviation[..., None])[..., 0] + stats.cov_yy.diagonal(dim1=-2, dim2=-1).sqrt()
+    if bias is None:
+        bias = stats.mean_y - (weight @ stats.mean_x[..., None])[..., 0]
+    batch = weight.shape[:-2]
+    return kind(
+        weight=weight,
+        bias=bias,
+        rank=rank,
+        dropped=torch.as_tensor(dropped, device=weight.device).expand(batch),
+        residual=residual,
+        residual_error=8 * stats.epsilon * reach.square().sum(-1),
+        r2=torch.where(total > 0, 1.0 - residual / torch.where(total > 0, total, 1.0), 1.0),
+        method=(method,) * batch.numel() if isinstance(method, str) else method,
+        error=error,
+        **more,
+    )._settled()
+
+
+def _plain(weight: Tensor, bias: Tensor | None, spatial: bool) -> torch.nn.Module:
+    q, p = weight.shape
+    options: dict[str, Any] = {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
+    plain = torch.nn.Conv2d(p, q, 1, **options) if spatial else torch.nn.Linear(p, q, **options)
+    with torch.no_grad():
+        plain.weight.copy_(weight[:, :, None, None] if spatial else weight)
+        if bias is not None:
             plain.bias.copy_(bias)  # type: ignore[union-attr]
-        return plain
+    return plain

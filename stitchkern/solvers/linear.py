@@ -1,96 +1,208 @@
-"""Ordinary, ridge and reduced-rank least squares from moments."""
+"""Ordinary, ridge, reduced-rank and full-rank least squares from moments; one problem or a batch."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from stitchkern.moments import Moments
-from stitchkern.solvers.affine import AffineMap
+from stitchkern import ops
+from stitchkern.errors import ShapeError
+from stitchkern.solvers.affine import AffineMap, settle
+from stitchkern.solvers.factor import Factor, noise, probes, scale_of, trusted
+from stitchkern.statistics import Statistics
+
+if TYPE_CHECKING:
+    from stitchkern.statistics import Source
 
 
-def least_squares(m: Moments, *, ridge: float = 0.0, rank: int | None = None) -> AffineMap:
+def least_squares(
+    m: Source,
+    *,
+    ridge: float | Tensor = 0.0,
+    rank: int | None = None,
+    target_weight: Tensor | None = None,
+) -> AffineMap:
     r"""The affine map that minimises E‖M x + b − y‖² + ridge·‖M‖²_F, of rank at most ``rank``.
 
     .. math:: M = C_{yx} (C_{xx} + \mathrm{ridge}\cdot I)^{-1}, \qquad b = \bar y - M\bar x
 
-    from the population covariances of ``m``, in float64, in correlation form (each feature of x scaled by its standard
-    deviation). Cholesky first. Where that fails, or leaves a pivot that the accuracy of the moments cannot vouch for
-    (collinear or dead features, fewer samples than features), an eigendecomposition drops the directions below the
-    noise, ε (√p + λ_max) with ε = ``m.epsilon``, and the map is the one of minimum norm ‖M‖_F among the minimisers.
-    ``dropped`` says how many directions that were. For features so collinear that these matter (float32 data of
-    condition above about 1e3), accumulate with ``Moments(precision="float64")``: the noise is then 1e9 times lower.
+    from the population covariances of ``m``, in float64, in correlation form (each feature of x scaled by the root of
+    its variance plus ridge). Cholesky first. Where that fails, or leaves a pivot that the accuracy of the moments
+    cannot vouch for (collinear features, fewer samples than features), an eigendecomposition drops the directions below
+    the noise, ε (√p + λ_max) with ε = ``m.epsilon``, and the map is the one of minimum norm ‖M‖_F among the minimisers.
+    ``dropped`` says how many directions that were, ``error`` how far rounding may have moved the map. For features so
+    collinear that these matter, there are ``Moments(precision="float64")`` (noise 1e9 times lower),
+    :class:`stitchkern.StreamingQR`, which this function takes as well, and :func:`stitchkern.lstsq`, which chooses.
 
     With ``rank=k``, the exact optimum of rank at most k (reduced-rank regression, Izenman 1975): the fit projected on
     the k leading principal directions of the fitted values, not the truncated SVD of M.
 
     Args:
-        m: two-sided moments of at least two samples.
-        ridge: non-negative, in squared units of x; the intercept is not penalised.
+        m: two-sided :class:`Moments` of at least two samples, a list of them, :class:`Statistics` with any batch
+            dimensions, or a :class:`StreamingQR`. All problems of a batch are solved in one call.
+        ridge: non-negative, in squared units of x, one for all or one per problem; the intercept is not penalised.
         rank: 1 … min(p, q), or None.
+        target_weight: (q,) or (…, q) positive ω: target k counts ω_k times, in the error and in the penalty. That
+            changes ``residual`` and ``r2``, and the map where its rank is constrained.
 
     Raises:
-        ValueError: negative ridge or a rank outside 1 … min(p, q).
-        StatisticsError: one-sided moments or fewer than two samples.
+        ValueError: a negative ridge, a rank outside 1 … min(p, q), a target weight that is not positive.
+        ShapeError: ridge or target weights that do not fit the batch.
+        StatisticsError: one-sided moments, fewer than two samples, or an indefinite covariance.
     """
-    if not ridge >= 0:
-        raise ValueError(f"ridge must be non-negative; got {ridge}")
-    cov_xx, cov_xy, cov_yy = m.cov_xx, m.cov_xy, m.cov_yy
-    p, q = cov_xy.shape
-    if rank is not None and not 1 <= rank <= min(p, q):
-        raise ValueError(f"rank must be 1 … {min(p, q)} for p={p}, q={q}; got {rank}")
+    from stitchkern.qr import StreamingQR
 
-    variance = cov_xx.diagonal()
-    scale = torch.where(variance > 0, variance, 1.0).sqrt()
-    corr = cov_xx / scale / scale[:, None]
-    corr.diagonal().add_(ridge / scale.square())
-    cross = cov_xy / scale[:, None]
+    if isinstance(m, StreamingQR):
+        from stitchkern.solvers.triangular import least_squares_qr
 
-    factor, info = torch.linalg.cholesky_ex(corr)
-    smallest_pivot = factor.diagonal().square().min().item()  # no smaller than the smallest eigenvalue
-    if info.item() == 0 and smallest_pivot > 4 * _noise(m, corr.norm().item()):
-        weight = (torch.cholesky_solve(cross, factor) / scale[:, None]).T
-        dropped, method = 0, "cholesky"
-    else:
-        weight, dropped = _minimum_norm(m, corr, cross, scale)
-        method = "eigh"
+        return least_squares_qr(m, ridge=ridge, rank=rank, target_weight=target_weight)
     if rank is not None:
-        penalised = cov_xx + ridge * torch.eye(p, dtype=cov_xx.dtype, device=cov_xx.device)
-        leading = torch.linalg.eigh(weight @ penalised @ weight.T).eigenvectors[:, q - rank :]
-        weight = leading @ (leading.T @ weight)
+        from stitchkern.solvers.reduced_rank import reduced_rank_path
 
-    total = cov_yy.trace().item()
-    explained = 2 * (weight.T * cov_xy).sum() - ((weight @ cov_xx) * weight).sum()
-    residual = max(total - explained.item(), 0.0)  # the exact value is a mean of squares
-    reach = (weight.abs() @ scale) + cov_yy.diagonal().sqrt()  # Σⱼ |Mₖⱼ| σⱼ + σₖ: what rounding of a covariance acts on
-    return AffineMap(
-        weight=weight,
-        bias=m.mean_y - weight @ m.mean_x,
-        rank=min(p - dropped, q, rank or q),
-        dropped=dropped,
-        residual=residual,
-        residual_error=8 * m.epsilon * reach.square().sum().item(),
-        r2=1.0 - residual / total if total > 0 else 1.0,
-        method=method,
+        return reduced_rank_path(m, ridge=ridge, target_weight=target_weight).at(rank)
+    stats = Statistics.of(m)
+    ridges = ridges_of(ridge, stats)
+    if target_weight is not None:
+        roots = target_roots(target_weight, stats)
+        return unscale(_solve(scale_targets(stats, roots), ridges), roots)
+    return _solve(stats, ridges)
+
+
+def full_rank(m: Source, *, floor: float) -> AffineMap:
+    r"""The least-squares map where its smallest singular value reaches ``floor``, otherwise the nearest that does.
+
+    .. math:: M = U\Sigma V^\top \;\mapsto\; U \max(\Sigma, \mathrm{floor}) V^\top
+
+    is the nearest map in Frobenius norm among those whose min(p, q) singular values are at least ``floor``
+    (Mirsky 1960). Where M has full rank and its singular values suffice, it is returned as it is.
+    ``loss_increase`` is what the residual grows by, E‖(M′ − M)(x − x̄)‖².
+
+    Raises:
+        ValueError: floor is not positive. Others as :func:`least_squares`.
+    """
+    if not 0 < floor < float("inf"):
+        raise ValueError(f"floor must be positive and finite; got {floor}")
+    stats = Statistics.of(m)
+    ordinary = least_squares(m if not isinstance(m, list | tuple) else stats)
+    u, s, v = torch.linalg.svd(ordinary.weight, full_matrices=False)
+    short = s[..., -1] < floor
+    moved = torch.where(short[..., None, None], (u * s.clamp(min=floor)[..., None, :]) @ v, ordinary.weight)
+    change = moved - ordinary.weight
+    # At a minimiser the cross term vanishes: the loss grows by the square of the change alone.
+    increase = ((change @ stats.cov_xx) * change).sum((-2, -1)).clamp(min=0.0)
+    return settle(
+        stats,
+        moved,
+        rank=torch.full(stats.batch, min(stats.p, stats.q), device=stats.device),
+        dropped=torch.as_tensor(ordinary.dropped, device=stats.device),
+        method=ordinary.method,
+        error=torch.as_tensor(ordinary.error, dtype=torch.float64, device=stats.device),
+        loss_increase=increase,
     )
 
 
-def _noise(m: Moments, largest: float) -> float:
-    """What rounding may add to an eigenvalue of the correlation matrix whose largest eigenvalue is at most ``largest``.
+def _solve(stats: Statistics, ridge: Tensor) -> AffineMap:
+    """Least squares of every problem of the batch; ``ridge`` has its shape."""
+    batch, p, q = stats.batch, stats.p, stats.q
+    flat = stats.reshape(batch.numel())
+    ridge = ridge.reshape(-1)
+    if p <= ops.LSQ_MAX_FEATURES:
+        solved, score = ops.lsq_solve(flat.cov_xx, flat.cov_xy, ridge, probes(p, stats.device))
+        explained, pivot, norm, inverse = score.unbind(-1)
+        level = noise(flat.epsilon, p, norm)
+        method = ["cholesky"] * len(solved)
+        dropped = (flat.cov_xx.diagonal(dim1=-2, dim2=-1) + ridge[:, None] == 0).sum(-1)
+        bad = (~trusted(pivot, norm, flat.epsilon, p)).nonzero()[:, 0]
+        if len(bad):
+            factor = Factor(flat.cov_xx[bad], ridge[bad], flat.epsilon[bad])
+            z = factor.forward(flat.cov_xy[bad])
+            solved[bad] = back = factor.back(z)
+            explained = explained.index_copy(0, bad, _explained(z, back, ridge[bad]))
+            inverse = inverse.index_copy(0, bad, factor.inverse)
+            dropped[bad] = factor.dropped
+            for i, road in zip(bad.tolist(), factor.method, strict=True):
+                method[i] = road
+    else:
+        factor = Factor(flat.cov_xx, ridge, flat.epsilon)
+        z = factor.forward(flat.cov_xy)
+        solved = factor.back(z)
+        explained, inverse, level = _explained(z, solved, ridge), factor.inverse, factor.noise
+        dropped, method = factor.dropped, list(factor.method)
+    return settle(
+        stats,
+        solved.mT.reshape(*batch, q, p),
+        rank=(p - dropped).clamp(max=q).reshape(batch),
+        dropped=dropped.reshape(batch),
+        method=tuple(method),
+        error=weight_error(flat, solved, ridge, inverse, level).reshape(batch),
+        explained=explained.reshape(batch),
+    )
 
-    ε (√p + λ): independent errors of entries add up to about √p ε, those of equal rows stay in step and grow with λ.
-    """
-    return m.epsilon * (m.p**0.5 + largest)
+
+def _explained(z: Tensor, solved: Tensor, ridge: Tensor) -> Tensor:
+    """total − residual = 2 tr(M S) − tr(M C Mᵀ) = ‖Z‖² + ridge‖M‖², as tr(M S) = ‖Z‖²."""
+    return z.square().sum((-2, -1)) + ridge * solved.square().sum((-2, -1))
 
 
-def _minimum_norm(m: Moments, corr: Tensor, cross: Tensor, scale: Tensor) -> tuple[Tensor, int]:
-    """Solve in the directions of corr above the noise: M (q, p) of minimum norm, and how many were dropped."""
-    values, vectors = torch.linalg.eigh(corr)
-    largest = values[-1].item()
-    floor = max(_noise(m, largest), len(values) * torch.finfo(values.dtype).eps * largest)
-    keep = values > floor
-    kept, lost = vectors[:, keep], vectors[:, ~keep]
-    weight = ((kept / values[keep]) @ (kept.T @ cross) / scale[:, None]).T
-    # In x's own units the directions that x never moves along are D⁻¹ lost: a minimum-norm map has no part there.
-    null = torch.linalg.qr(lost / scale[:, None]).Q
-    return weight - (weight @ null) @ null.T, int((~keep).sum())
+def weight_error(stats: Statistics, solved: Tensor, ridge: Tensor, inverse: Tensor, level: Tensor) -> Tensor:
+    """‖A⁺‖ (‖δA‖ + ‖δS‖/‖M‖) in correlation form, with ‖δA‖ the noise and |δS_jk| ≤ ε σ_k: first order."""
+    size = (solved * scale_of(stats.cov_xx, ridge)[..., None]).square().sum((-2, -1)).sqrt()
+    spread = stats.cov_yy.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+    beside = torch.where(size > 0, spread / torch.where(size > 0, size, 1.0), 0.0)
+    return inverse * (level + stats.epsilon * stats.p**0.5 * beside)
+
+
+# ------------------------------------------------------------------------------------------ arguments
+
+
+def ridges_of(ridge: float | Tensor, stats: Statistics) -> Tensor:
+    """One ridge per problem of the batch."""
+    ridges = torch.as_tensor(ridge, dtype=torch.float64, device=stats.device)
+    if not bool(((ridges >= 0) & ridges.isfinite()).all()):
+        raise ValueError(f"ridge must be non-negative and finite; got {ridge}")
+    try:
+        return ridges.expand(stats.batch)
+    except RuntimeError:
+        raise ShapeError(
+            f"ridge must be one number or fit the batch {tuple(stats.batch)}; got {tuple(ridges.shape)}"
+        ) from None
+
+
+def check_rank(rank: int, p: int, q: int) -> int:
+    if isinstance(rank, bool) or int(rank) != rank or not 1 <= rank <= min(p, q):
+        raise ValueError(f"rank must be 1 … {min(p, q)} for p={p}, q={q}; got {rank}")
+    return int(rank)
+
+
+def target_roots(target_weight: Tensor, stats: Statistics) -> Tensor:
+    """√ω (…, q)."""
+    weight = torch.as_tensor(target_weight, dtype=torch.float64, device=stats.device)
+    if weight.shape[-1:] != (stats.q,):
+        raise ShapeError(f"target_weight must be (…, {stats.q}); got {tuple(weight.shape)}")
+    if not bool(((weight > 0) & weight.isfinite()).all()):
+        raise ValueError("target_weight must be positive and finite")
+    try:
+        return weight.sqrt().expand(*stats.batch, stats.q)
+    except RuntimeError:
+        raise ShapeError(f"target_weight must fit the batch {tuple(stats.batch)}; got {tuple(weight.shape)}") from None
+
+
+def scale_targets(stats: Statistics, roots: Tensor) -> Statistics:
+    """The statistics of √ω y in place of y."""
+    return replace(
+        stats,
+        cov_xy=stats.cov_xy * roots[..., None, :],
+        cov_yy=stats.cov_yy * roots[..., None, :] * roots[..., :, None],
+        mean_y=stats.mean_y * roots,
+    )
+
+
+def unscale(fit: AffineMap, roots: Tensor) -> AffineMap:
+    """The map to y itself of a map to √ω y. The fit stays in weighted units."""
+    more: dict[str, Any] = {}
+    if fit.factors is not None:
+        more["factors"] = (fit.factors[0] / roots[..., None], fit.factors[1])
+    return replace(fit, weight=fit.weight / roots[..., None], bias=fit.bias / roots, **more)

@@ -1,0 +1,256 @@
+"""Least squares from the data itself, by the road that its conditioning needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stitchkern.errors import StatisticsError
+from stitchkern.moments import Moments
+from stitchkern.qr import StreamingQR
+from stitchkern.rows import batch_views
+from stitchkern.solvers.affine import AffineMap, settle
+from stitchkern.solvers.factor import Factor
+from stitchkern.solvers.linear import least_squares
+from stitchkern.statistics import Statistics
+
+ROADS = ("auto", "moments", "refine", "qr")
+
+
+class Accumulator(Protocol):
+    """What takes batches: Moments, StreamingQR, Refinement."""
+
+    def update(self, x: Tensor, y: Tensor) -> Any: ...
+
+
+Feed = Callable[[Callable[[Any, int, int], "Accumulator | None"]], None]
+"""One pass over the data: asks ``make(key, p, q)`` once per problem for what takes its batches (None: skip it)."""
+
+
+def lstsq(
+    batches: Iterable[Any] | Callable[[], Iterable[Any]],
+    *,
+    road: str = "auto",
+    ridge: float = 0.0,
+    rank: int | None = None,
+    target_weight: Tensor | None = None,
+    precision: str = "highest",
+    tolerance: float = 1e-6,
+    channel_dim: int | None = None,
+) -> AffineMap:
+    r"""The affine map that minimises E‖M x + b − y‖² + ridge·‖M‖²_F, from batches of data.
+
+    Roads:
+
+    - ``"moments"``: one pass, :class:`Moments` and :func:`least_squares`. Error about κ(x)² times the rounding of the
+      products.
+    - ``"refine"``: a second pass measures what the map leaves, in float64, and solves for the correction with the
+      factorisation that is there: E[(x − x̄) rᵀ] → δM (Björck 1967, on the normal equations). Each pass multiplies the
+      error by κ² times that rounding: it gains digits as long as that is below 1.
+    - ``"qr"``: :class:`StreamingQR` in float64, right up to κ(x) of 1e10; four times the multiplications.
+    - ``"auto"``: moments first; where their map drops directions that are not dead, or its estimated ``error`` is above
+      ``tolerance``, a second pass: refine where that will do, QR otherwise.
+
+    Args:
+        batches: an iterable of (x, y) or (x, y, weight), as :meth:`Moments.update` takes them, or a function that
+            returns one. Every road but ``"moments"`` and ``"qr"`` may read it more than once: a generator is not enough.
+        road: above.
+        ridge, rank, target_weight: as for :func:`least_squares`.
+        precision: of the moments' products.
+        tolerance: relative error of the weights that ``"auto"`` accepts from moments.
+        channel_dim: as for :meth:`Moments.update`.
+
+    Returns:
+        The map; ``method`` says which road it took (``"cholesky"``, ``"eigh"``, ``"refined"``, ``"qr"``).
+
+    Raises:
+        ValueError: unknown road, no batches, or batches that can be read only once where they must be read again.
+        Others as :meth:`Moments.update` and :func:`least_squares`.
+    """
+    read = Reader(batches)
+
+    def feed(make: Callable[[Any, int, int], Accumulator | None]) -> None:
+        taker = None
+        for x, y, weight in read():
+            if taker is None:
+                dim = (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
+                taker = make(None, x.shape[dim], y.shape[dim])
+            taker.update(x, y, weight=weight, channel_dim=channel_dim)  # type: ignore[union-attr, call-arg]
+
+    options = {"ridge": ridge, "rank": rank, "target_weight": target_weight}
+    fits = solve_by_road(feed, road=road, precision=precision, tolerance=tolerance, **options)
+    if not fits:
+        raise ValueError("batches hold nothing")
+    return fits[None]
+
+
+def solve_by_road(
+    feed: Feed,
+    *,
+    road: str,
+    precision: str = "highest",
+    tolerance: float = 1e-6,
+    **options: Any,
+) -> dict[Hashable, AffineMap]:
+    """`lstsq` for many problems that share passes over their data: `feed` makes one pass, for as many as there are."""
+    if road not in ROADS:
+        raise ValueError(f"road must be one of {', '.join(ROADS)}; got {road!r}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive; got {tolerance}")
+    if road == "qr":
+        return {key: least_squares(qr, **options) for key, qr in _pass(feed, lambda _, p, q: StreamingQR(p, q)).items()}
+    moments = _pass(feed, lambda _, p, q: Moments(p, q, precision=precision))
+    fits: dict[Hashable, AffineMap] = {key: least_squares(m, **options) for key, m in moments.items()}
+    if road == "moments":
+        return fits
+
+    plain = options.get("rank") is None and options.get("target_weight") is None
+    refine, exact = {}, set()
+    for key, fit in fits.items():
+        lost = fit.dropped > int((moments[key].cov_xx.diagonal() == 0).sum())
+        if road == "auto" and not lost and fit.error <= tolerance:
+            continue
+        # a pass of refinement multiplies the error by what it is now
+        if plain and not lost and (road == "refine" or fit.error**2 <= tolerance):
+            refine[key] = Refinement(moments[key], fit, options.get("ridge", 0.0))
+        elif road == "refine":
+            raise StatisticsError(
+                "these moments cannot be refined: directions are lost in their rounding, or rank or target_weight is "
+                "given; use road='qr'"
+            )
+        else:
+            exact.add(key)
+    if refine or exact:
+
+        def second(key: Hashable, p: int, q: int) -> Accumulator | None:
+            return refine.get(key) or (StreamingQR(p, q) if key in exact else None)
+
+        for key, taker in _pass(feed, second).items():
+            fits[key] = taker.result() if isinstance(taker, Refinement) else least_squares(taker, **options)
+        missed = (refine.keys() | exact) - fits.keys()
+        assert not missed
+    return fits
+
+
+def _pass(feed: Feed, make: Callable[[Any, int, int], Any]) -> dict[Hashable, Any]:
+    """One pass; what took each problem's batches."""
+    takers: dict[Hashable, Any] = {}
+
+    def once(key: Hashable, p: int, q: int) -> Any:
+        taker = make(key, p, q)
+        if taker is not None:
+            takers[key] = taker
+        return taker
+
+    feed(once)
+    return takers
+
+
+class Refinement:
+    r"""One step of iterative refinement of a map, from a second pass over the same data.
+
+    .. math:: G = E[(x-\bar x)\,r^\top],\quad r = y - M x - b,\qquad
+              \delta M^\top = (C_{xx} + \mathrm{ridge})^{-1}(G - \mathrm{ridge}\,M^\top)
+
+    r and G in float64. The factorisation is that of the moments, rounding and all: it only steers.
+    """
+
+    def __init__(self, m: Moments, fit: AffineMap, ridge: float = 0.0) -> None:
+        self._stats = Statistics.of(m)
+        self._fit, self._ridge = fit, float(ridge)
+        self._cross = torch.zeros_like(self._stats.cov_xy)
+        self._mean = torch.zeros_like(self._stats.mean_y)
+        self._square, self._weight, self._rows = 0.0, 0.0, m.rows
+        self._seen = 0
+
+    def update(
+        self, x: Tensor, y: Tensor, *, weight: Tensor | None = None, channel_dim: int | None = None
+    ) -> Refinement:
+        """Add a batch, as to the moments before. Returns self."""
+        fit, stats = self._fit, self._stats
+        x4, y4, w3 = batch_views(x, y, weight, stats.p, stats.q, channel_dim)
+        assert y4 is not None
+        self._seen += x4.shape[:3].numel()
+        step = max(1, 4096 // max(1, x4.shape[1] * x4.shape[2]))
+        for start in range(0, len(x4), step):
+            part = slice(start, start + step)
+            centred = x4[part].double().reshape(-1, stats.p) - stats.mean_x
+            left = y4[part].double().reshape(-1, stats.q) - stats.mean_y - centred @ fit.weight.T
+            weighted = left
+            if w3 is not None:
+                w = w3[part].reshape(-1)
+                centred, left, w = centred[w > 0], left[w > 0], w[w > 0]
+                weighted = left * w[:, None]
+                self._weight += float(w.sum())
+            else:
+                self._weight += len(left)
+            self._cross += centred.T @ weighted
+            self._mean += weighted.sum(0)
+            self._square += float((left * weighted).sum())
+        return self
+
+    def result(self) -> AffineMap:
+        """The corrected map, with a bias and a residual that were measured rather than derived.
+
+        Raises StatisticsError where the second pass held another number of rows than the first.
+        """
+        if self._seen != self._rows:
+            raise StatisticsError(f"the second pass held {self._seen} rows, the first {self._rows}: not the same data")
+        stats, fit = self._stats, self._fit
+        mean = self._mean / self._weight  # of r about the moments' own means
+        factor = Factor(
+            stats.cov_xx[None],
+            torch.full((1,), self._ridge, dtype=torch.float64, device=stats.device),
+            stats.epsilon[None],
+        )
+        gradient = self._cross / self._weight - self._ridge * fit.weight.T
+        change = factor.back(factor.forward(gradient[None]))[0].T
+        weight = fit.weight + change
+        scale = stats.cov_xx.diagonal().sqrt()
+        moved, size = ((t * scale).square().sum().sqrt() for t in (change, weight))
+        before = float(moved / size) if size > 0 else 0.0  # what the map was off by
+        refined = settle(
+            stats,
+            weight,
+            rank=torch.tensor(fit.rank),
+            dropped=fit.dropped,
+            method="refined",
+            # contracted by at most what it was off by or what the rounding of the factor allows, whichever is worse
+            error=torch.tensor(max(before * max(before, min(fit.error, 1.0)), 2.0**-52 * float(factor.inverse[0]))),
+            bias=stats.mean_y + mean - weight @ stats.mean_x,
+        )
+        total = float(stats.cov_yy.trace())
+        # ‖r‖² of the new map: r′ = r − δM (x − x̄) − mean
+        residual = self._square / self._weight - float(mean.square().sum())
+        residual -= 2 * float((change.T * (self._cross / self._weight)).sum())
+        residual += float(((change @ stats.cov_xx) * change).sum())
+        residual = max(residual, 0.0)
+        return replace(
+            refined,
+            residual=residual,
+            residual_error=2.0**-50 * (self._square / self._weight) + 8 * float(stats.epsilon) * float(moved**2),
+            r2=1 - residual / total if total > 0 else 1.0,
+        )
+
+
+class Reader:
+    """Batches as (x, y, weight), again and again; says so where they cannot be read again."""
+
+    def __init__(self, batches: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
+        self._batches, self._used = batches, False
+
+    def __call__(self) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
+        source: Any = self._batches() if callable(self._batches) else self._batches
+        if self._used and iter(source) is source:
+            raise ValueError(
+                "batches can be read only once, and must be read again here: pass a list, a DataLoader, or a function "
+                "that returns an iterable"
+            )
+        self._used = True
+        for batch in source:
+            x, y, *more = batch
+            yield x, y, (more[0] if more else None)
