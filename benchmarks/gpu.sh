@@ -18,7 +18,7 @@ step() { # name, seconds, command…
 }
 step build 240 env STITCHKERN_CUDA=1 "$python" setup.py build_ext --inplace
 step doctor 60 "$python" -m stitchkern doctor
-step tests 180 "$python" -m pytest -q -x tests/test_moments.py tests/test_solvers.py tests/test_similarity.py tests/matching tests/models
+step tests 180 "$python" -m pytest -q -x tests/test_moments.py tests/solvers tests/test_similarity.py tests/matching tests/models
 for tool in memcheck racecheck synccheck; do
   step "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -x tests/test_moments.py \
     -k "cuda and (test_layouts or test_dtypes or test_weights) and not 300"

@@ -248,21 +248,7 @@ class Moments:
         Raises:
             StatisticsError: the file is damaged, or no moments file. FileNotFoundError: there is none.
         """
-        from safetensors import safe_open
-
-        path = os.fspath(path)
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"no statistics file at {path}")
-        if not os.path.isfile(path):
-            raise StatisticsError(f"{path} cannot be read as a statistics file: it is no file")
-        try:
-            with safe_open(path, framework="pt") as f:
-                meta = f.metadata() or {}
-                state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-        except Exception as e:  # safetensors raises its own type, OSError and others for damaged files
-            raise StatisticsError(f"{path} cannot be read as a statistics file: {e}") from e
-        if meta.get("format") != _FORMAT:
-            raise StatisticsError(f"{path} is no statistics file of stitchkern (format {meta.get('format')!r})")
+        meta, state = read_statistics(path, _FORMAT)
         try:
             p, q, precision, epsilon = int(meta["p"]), int(meta["q"]), meta["precision"], float(meta["epsilon"])
         except (KeyError, ValueError) as e:
@@ -328,6 +314,28 @@ class Moments:
         if self.check_finite and not bool(cov.isfinite().all()):
             raise StatisticsError("the second moments overflow float64; scale the features down")
         return cov
+
+
+def read_statistics(path: str | os.PathLike[str], wanted: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a safetensors file of the wanted format; `StatisticsError` for any other."""
+    from safetensors import safe_open
+
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no statistics file at {path}")
+    if not os.path.isfile(path):
+        raise StatisticsError(f"{path} cannot be read as a statistics file: it is no file")
+    try:
+        with safe_open(path, framework="pt") as f:
+            meta = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as e:  # safetensors raises its own type, OSError and others for damaged files
+        raise StatisticsError(f"{path} cannot be read as a statistics file: {e}") from e
+    if meta.get("format") != wanted:
+        raise StatisticsError(
+            f"{path} is no statistics file of stitchkern (format {meta.get('format')!r}, expected {wanted!r})"
+        )
+    return meta, tensors
 
 
 def _shapes(p: int, q: int) -> dict[str, tuple[int, ...]]:

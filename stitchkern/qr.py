@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stitchkern.errors import NotFiniteError, StatisticsError
+from stitchkern.moments import read_statistics
 from stitchkern.rows import batch_views
 from stitchkern.statistics import Statistics
 
 _ROUNDOFF = 2.0**-53
+_FORMAT = "stitchkern-qr-1"
 
 
 class StreamingQR:
     r"""The triangular factor of [1, x, y], streamed and mergeable like :class:`Moments` (TSQR), in float64.
 
     .. math::
-        \sqrt{W}\,[1,\ x-o,\ y-o] = Q \begin{pmatrix} \rho & \ast & \ast \\ & R_{xx} & R_{xy} \\ & & R_{yy} \end{pmatrix},
+        [1,\ x-o,\ y-o] = Q \sqrt{W}
+        \begin{pmatrix} 1 & \ast & \ast \\ & R_{xx} & R_{xy} \\ & & R_{yy} \end{pmatrix},
         \qquad M^\top = R_{xx}^{-1} R_{xy}, \quad \text{residual} = \|R_{yy}\|_F^2 / W
 
     Its error grows with the condition of x, that of covariances with its square: least squares is right up to cond(x)
@@ -130,6 +134,42 @@ class StreamingQR:
         for state in parts:
             self.merge(StreamingQR._from_plain(self.p, self.q, state, device))
         return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the factor as a safetensors file."""
+        from safetensors.torch import save_file
+
+        state = self._plain()
+        tensors = {k: state[k].contiguous() for k in ("factor", "origin") if state[k] is not None}
+        meta = {k: repr(v) for k, v in (("p", self.p), ("q", self.q), ("rows", self.rows), ("count", self.count))}
+        save_file(tensors, os.fspath(path), {"format": _FORMAT, **meta})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> StreamingQR:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            StatisticsError: the file is damaged, or no such file of ours. FileNotFoundError: there is none.
+        """
+        meta, tensors = read_statistics(path, _FORMAT)
+        try:
+            p, q, rows, count = int(meta["p"]), int(meta["q"]), int(meta["rows"]), float(meta["count"])
+        except (KeyError, ValueError) as e:
+            raise StatisticsError(f"{os.fspath(path)} is damaged: its header is {meta}") from e
+        size = 1 + p + q
+        factor, origin = tensors.get("factor"), tensors.get("origin")
+        fits = (factor is None and origin is None and not count) or (
+            factor is not None
+            and origin is not None
+            and factor.ndim == 2
+            and 1 <= len(factor) <= size == factor.shape[1]
+            and origin.shape == (p + q,)
+            and all(t.dtype == torch.float64 and bool(t.isfinite().all()) for t in (factor, origin))
+        )
+        if not fits or min(p, q) < 1 or rows < 0 or not 0 <= count < float("inf"):
+            raise StatisticsError(f"{os.fspath(path)} is damaged: its tensors do not fit p={p}, q={q}")
+        state = {"factor": factor, "origin": origin, "rows": rows, "count": count}
+        return cls._from_plain(p, q, state, None if device is None else torch.device(device))
 
     def factor(self) -> tuple[Tensor, Tensor, Tensor]:
         """R_xx (p, p), R_xy (p, q), R_yy (q, q) of the centred rows, divided by √W: R_xxᵀ R_xx = cov_xx."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from stitchkern.moments import Moments
 if TYPE_CHECKING:
     from stitchkern.qr import StreamingQR
 
-    Source = Union["Moments", "Statistics", "StreamingQR", Sequence["Moments"], Sequence["Statistics"]]
+    Source: TypeAlias = "Moments | Statistics | StreamingQR | Sequence[Moments] | Sequence[Statistics]"
 
-#: of statistics that the caller computed: their products and sums were rounded in that type, some more often than others
+#: of statistics that the caller computed: products and sums were rounded in that type, more than once each
 _GIVEN = {torch.float64: 2.0**-50, torch.float32: 2.0**-21}
 
 
@@ -96,7 +96,7 @@ class Statistics:
             raise ShapeError(
                 f"leading dimensions do not broadcast: {', '.join(map(str, map(tuple, batches)))}"
             ) from None
-        full = {name: t.double().expand(*batch, *t.shape[t.ndim - _DIMS[name] :]) for name, t in named.items()}
+        full = {name: t.double().expand((*batch, *t.shape[t.ndim - _DIMS[name] :])) for name, t in named.items()}
         stats = cls(**full)
         stats._check()
         return stats

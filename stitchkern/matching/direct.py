@@ -15,10 +15,23 @@ from stitchkern.matching.stream import Pair, Progress, stream
 from stitchkern.models.taps import Inputs, Taps, device_of, frozen, layer_shapes
 from stitchkern.moments import Moments
 from stitchkern.nn import check_resize, resize_to
-from stitchkern.solvers import AffineMap, least_squares
+from stitchkern.solvers import (
+    AffineMap,
+    full_rank,
+    least_squares,
+    permutation,
+    procrustes,
+    semi_matching,
+    soft_matching,
+    solve_by_road,
+)
+from stitchkern.statistics import Statistics
 
 # every way of solving for a map from moments, by the name that `match_direct` takes
-METHODS: dict[str, Callable[..., AffineMap]] = {"least_squares": least_squares}
+METHODS: dict[str, Callable[..., AffineMap]] = {
+    solver.__name__: solver
+    for solver in (least_squares, full_rank, procrustes, permutation, semi_matching, soft_matching)
+}
 
 
 def match_direct(
@@ -28,6 +41,7 @@ def match_direct(
     batches: Iterable[Any],
     *,
     method: str = "least_squares",
+    road: str = "moments",
     resize: str | None = None,
     precision: str = "highest",
     progress: Progress | None = None,
@@ -39,15 +53,19 @@ def match_direct(
         front, end: the two models. They run frozen and in eval mode and are left as they were.
         layers: names that both models have, or (front layer, end layer) pairs; None for every name that both
             have and whose activations can be stitched as they are (`common_layers`).
-        batches: (inputs, labels) or inputs alone; read once.
-        method: how to solve: ``"least_squares"``. ``options`` go to that solver (``ridge``, ``rank``).
+        batches: (inputs, labels) or inputs alone; read once, unless ``road`` needs more.
+        method: which solver: ``"least_squares"``, ``"full_rank"``, ``"procrustes"``, ``"permutation"``,
+            ``"semi_matching"``, ``"soft_matching"``. ``options`` go to it (``ridge``, ``rank``, ``floor``, …).
+        road: how least squares gets at its map, as in :func:`stitchkern.lstsq`. ``"auto"`` and ``"refine"`` read the
+            batches a second time for the layers whose moments cannot be trusted, and then need the same batches again.
         resize, precision, progress: as in `collect_moments`.
 
     Returns:
         The maps, keyed as ``layers`` were given.
 
     Raises:
-        ValueError: unknown method, or no batch. TypeError: an option that the method does not take.
+        ValueError: unknown method or road, a road with another method than least squares, or no batch.
+        TypeError: an option that the method does not take.
         LayerError, ShapeError, NotFiniteError: as in `collect_moments`.
 
     Source: Csiszárik et al. 2021 (arXiv 2110.14633), section 4.
@@ -55,19 +73,47 @@ def match_direct(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     solve = METHODS[method]
+    if road != "moments" and solve is not least_squares:
+        raise ValueError(f"road={road!r} is for method='least_squares'; {method} takes moments")
+    if road in ("auto", "refine") and iter(batches) is batches:
+        raise ValueError(f"road={road!r} may read batches twice: pass a list or a DataLoader, not an iterator")
     inspect.signature(solve).bind(None, **options)  # before the data are read, not after
     if layers is None:
-        batches = iter(batches)
-        first = next(batches, None)
+        rest = iter(batches)
+        read_once = rest is batches
+        first = next(rest, None)
         if first is not None:
-            batches = chain([first], batches)
             inputs, _ = next(stream([first], device_of(front)))
             layers = common_layers(front, end, inputs, resize=resize)
+        if read_once:
+            batches = rest if first is None else chain([first], rest)
     pairs = {layer: _as_pair(layer) for layer in _as_list(layers or [])}
-    moments = collect_moments(
-        front, end, pairs.values(), batches, resize=resize, precision=precision, progress=progress
-    )
-    return {layer: solve(moments[pair], **options) for layer, pair in pairs.items()}
+
+    def feed(make: Callable[[Any, int, int], Any]) -> None:
+        _accumulate(front, end, pairs.values(), batches, make, resize=resize, progress=progress)
+
+    if road == "moments":
+        moments = collect_moments(
+            front, end, pairs.values(), batches, resize=resize, precision=precision, progress=progress
+        )
+        found = _solve_together(solve, moments, **options)
+    else:
+        found = solve_by_road(feed, road=road, precision=precision, **options)
+    return {layer: found[pair] for layer, pair in pairs.items()}
+
+
+def _solve_together(
+    solve: Callable[..., AffineMap], moments: dict[Pair, Moments], **options: Any
+) -> dict[Any, AffineMap]:
+    """One call for all pairs of one size and device: as a batch they cost little more than one of them."""
+    groups: dict[Any, list[Pair]] = defaultdict(list)
+    for pair, m in moments.items():
+        groups[m.p, m.q, m.device].append(pair)
+    found: dict[Any, AffineMap] = {}
+    for alike in groups.values():
+        maps = solve(Statistics.of([moments[pair] for pair in alike]), **options)
+        found |= {pair: maps[i] for i, pair in enumerate(alike)}
+    return found
 
 
 def collect_moments(
@@ -78,8 +124,9 @@ def collect_moments(
     *,
     resize: str | None = None,
     precision: str = "highest",
+    blocks: int | None = None,
     progress: Progress | None = None,
-) -> dict[Pair, Moments]:
+) -> dict[Pair, Any]:
     """Two-sided moments of every (front layer, end layer) pair, in one pass over ``batches``.
 
     For each batch the front runs once up to its last layer, then the end; an activation of the end goes
@@ -92,6 +139,8 @@ def collect_moments(
         resize: ``"bilinear"`` or ``"nearest"`` resamples the front's activation to the end's spatial size
             where they differ; None makes that an error.
         precision: of `Moments`.
+        blocks: split the batches over so many moments, round robin, and return a list of them for each pair: for
+            :func:`stitchkern.bootstrap` and :func:`stitchkern.cross_validate`. Blocks that got no batch are left out.
         progress: called as ``progress(done, total)`` after each batch; total is 0 where unknown.
 
     Raises:
@@ -100,18 +149,57 @@ def collect_moments(
         NotFiniteError: an activation holds NaN or Inf.
         ValueError: no batch.
     """
+    if blocks is not None and blocks < 2:
+        raise ValueError(f"blocks must be at least 2, or None; got {blocks}")
+
+    def make(pair: Pair, p: int, q: int) -> Any:
+        one = Moments(p, q, precision=precision)
+        return one if blocks is None else _Blocks(one, blocks)
+
+    found = _accumulate(front, end, pairs, batches, make, resize=resize, progress=progress)
+    return found if blocks is None else {pair: split.filled() for pair, split in found.items()}
+
+
+class _Blocks:
+    """Moments that take turns."""
+
+    def __init__(self, like: Moments, count: int) -> None:
+        self._parts = [like, *(Moments(like.p, like.q, precision=like.precision) for _ in range(count - 1))]
+        self._turn = 0
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        self._parts[self._turn % len(self._parts)].update(x, y)
+        self._turn += 1
+
+    def filled(self) -> list[Moments]:
+        return [m for m in self._parts if m.rows]
+
+
+def _accumulate(
+    front: nn.Module,
+    end: nn.Module,
+    pairs: Iterable[Pair],
+    batches: Iterable[Any],
+    make: Callable[[Pair, int, int], Any],
+    *,
+    resize: str | None,
+    progress: Progress | None,
+) -> dict[Pair, Any]:
+    """One pass: activations of every pair into what ``make(pair, p, q)`` gives for it (None: into nothing)."""
     check_resize(resize)
     partners: dict[str, list[str]] = defaultdict(list)
     for a, b in dict.fromkeys(_as_pair(pair) for pair in pairs):
         partners[b].append(a)
-    moments: dict[Pair, Moments] = {}
+    takers: dict[Pair, Any] = {}
 
     def add(pair: Pair, x: Tensor, y: Tensor) -> None:
         x = _side_by_side(pair, x, y, resize)
-        if pair not in moments:
-            moments[pair] = Moments(_channels(x), _channels(y), precision=precision)
+        if pair not in takers:
+            takers[pair] = make(pair, _channels(x), _channels(y))
+        if takers[pair] is None:
+            return
         try:
-            moments[pair].update(x, y)
+            takers[pair].update(x, y)
         except NotFiniteError as error:
             raise NotFiniteError(f"front layer {pair[0]!r} → end layer {pair[1]!r}: {error}") from None
 
@@ -131,7 +219,7 @@ def collect_moments(
                     take(name, held[name])
             else:
                 end_taps.visit(inputs, take)
-    return moments
+    return takers
 
 
 def common_layers(front: nn.Module, end: nn.Module, inputs: Inputs, *, resize: str | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""One factorisation of (cov_xx + ridge·I) for everything that solves with it; batched, rank-revealing where it must be."""
+"""One factorisation of (cov_xx + ridge·I) for all that solve with it; batched, rank-revealing where it must be."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Factor:
         p = a.shape[-1]
         self.dropped = (cov_xx.diagonal(dim1=-2, dim2=-1) + ridge[:, None] == 0).sum(-1)
         norm = a.flatten(1).square().sum(1).sqrt()  # torch.norm of a large float matrix loses digits on a CPU
-        self.lower, _ = torch.linalg.cholesky_ex(a)
-        pivot = self.lower.diagonal(dim1=-2, dim2=-1).square().amin(-1)
+        self.lower, info = torch.linalg.cholesky_ex(a)
+        pivot = self.lower.diagonal(dim1=-2, dim2=-1).square().amin(-1).masked_fill(info != 0, 0.0)
         self.by_eigh = ~trusted(pivot, norm, epsilon, p)
         self.noise = noise(epsilon, p, norm)
         known = torch.cholesky_solve(probes(p, a.device).expand(len(a), p, PROBES), self.lower)

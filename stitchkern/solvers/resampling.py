@@ -56,7 +56,7 @@ def bootstrap(
 
     Each resample draws as many blocks as there are, with replacement, and puts their statistics together exactly
     (:meth:`Statistics.combine`): a sum of covariances, not another pass. Blocks should be independent of each other:
-    batches of different images, not positions of one image. With b blocks there are few distinct resamples below b = 10.
+    batches of different images, not positions of one image. Below ten blocks there are few distinct resamples.
 
     Args:
         blocks: moments of each block (at least two, all with weight), or :class:`Statistics` with blocks as the last

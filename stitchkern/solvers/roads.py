@@ -57,7 +57,7 @@ def lstsq(
 
     Args:
         batches: an iterable of (x, y) or (x, y, weight), as :meth:`Moments.update` takes them, or a function that
-            returns one. Every road but ``"moments"`` and ``"qr"`` may read it more than once: a generator is not enough.
+            returns one. ``"auto"`` and ``"refine"`` may read it twice: a generator is not enough.
         road: above.
         ridge, rank, target_weight: as for :func:`least_squares`.
         precision: of the moments' products.
@@ -129,10 +129,13 @@ def solve_by_road(
         def second(key: Hashable, p: int, q: int) -> Accumulator | None:
             return refine.get(key) or (StreamingQR(p, q) if key in exact else None)
 
-        for key, taker in _pass(feed, second).items():
+        again = _pass(feed, second)
+        for key in refine.keys() | exact:
+            taker, rows = again.get(key), moments[key].rows
+            seen = taker.rows if taker is not None else 0
+            if seen != rows:
+                raise StatisticsError(f"the second pass held {seen} rows, the first {rows}: not the same data")
             fits[key] = taker.result() if isinstance(taker, Refinement) else least_squares(taker, **options)
-        missed = (refine.keys() | exact) - fits.keys()
-        assert not missed
     return fits
 
 
@@ -164,8 +167,8 @@ class Refinement:
         self._fit, self._ridge = fit, float(ridge)
         self._cross = torch.zeros_like(self._stats.cov_xy)
         self._mean = torch.zeros_like(self._stats.mean_y)
-        self._square, self._weight, self._rows = 0.0, 0.0, m.rows
-        self._seen = 0
+        self._square, self._weight = 0.0, 0.0
+        self.rows = 0
 
     def update(
         self, x: Tensor, y: Tensor, *, weight: Tensor | None = None, channel_dim: int | None = None
@@ -174,7 +177,7 @@ class Refinement:
         fit, stats = self._fit, self._stats
         x4, y4, w3 = batch_views(x, y, weight, stats.p, stats.q, channel_dim)
         assert y4 is not None
-        self._seen += x4.shape[:3].numel()
+        self.rows += x4.shape[:3].numel()
         step = max(1, 4096 // max(1, x4.shape[1] * x4.shape[2]))
         for start in range(0, len(x4), step):
             part = slice(start, start + step)
@@ -194,12 +197,7 @@ class Refinement:
         return self
 
     def result(self) -> AffineMap:
-        """The corrected map, with a bias and a residual that were measured rather than derived.
-
-        Raises StatisticsError where the second pass held another number of rows than the first.
-        """
-        if self._seen != self._rows:
-            raise StatisticsError(f"the second pass held {self._seen} rows, the first {self._rows}: not the same data")
+        """The corrected map, with a bias and a residual that were measured rather than derived."""
         stats, fit = self._stats, self._fit
         mean = self._mean / self._weight  # of r about the moments' own means
         factor = Factor(
@@ -245,7 +243,7 @@ class Reader:
 
     def __call__(self) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
         source: Any = self._batches() if callable(self._batches) else self._batches
-        if self._used and iter(source) is source:
+        if self._used and source is self._batches and iter(source) is source:
             raise ValueError(
                 "batches can be read only once, and must be read again here: pass a list, a DataLoader, or a function "
                 "that returns an iterable"

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import stitchkern as sk
 from stitchkern.errors import LayerError, NotFiniteError, ShapeError
 from stitchkern.matching import METHODS, collect_moments, common_layers, match_direct
 from stitchkern.models import activations, frozen
+from stitchkern.solvers import ROADS, least_squares
 
 
 class Net(nn.Module):
@@ -183,8 +185,63 @@ def test_options_reach_the_solver() -> None:
 
 
 def test_a_new_method_needs_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "count", lambda m, *, factor=1: m.rows * factor)
-    assert match_direct(net(0), net(1), ["fc"], batches(), method="count", factor=2) == {"fc": 80}
+    monkeypatch.setitem(METHODS, "halved", lambda m, *, factor=1.0: least_squares(m, ridge=factor))
+    made = match_direct(net(0), net(1), ["bn", "fc"], batches(), method="halved", factor=2.0)
+    ridge = match_direct(net(0), net(1), ["bn", "fc"], batches(), ridge=2.0)
+    assert all(torch.equal(made[layer].weight, ridge[layer].weight) for layer in ("bn", "fc"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_solves_every_layer_as_from_its_own_moments(method: str) -> None:
+    front, end = net(0), net(1)
+    options = {"floor": 0.1} if method == "full_rank" else {}
+    maps = match_direct(front, end, ["conv1", "relu1", "fc"], batches(), method=method, **options)
+    moments = collect_moments(front, end, [(a, a) for a in maps], batches())
+    for layer, one in maps.items():
+        alone = METHODS[method](moments[layer, layer], **options)
+        assert torch.allclose(one.weight, alone.weight, rtol=1e-12, atol=1e-14) and one.method == alone.method
+        assert isinstance(one.r2, float) and one.r2 == pytest.approx(alone.r2)
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_roads_agree(road: str) -> None:
+    front, end = net(0), net(1)
+    plain = match_direct(front, end, ["conv1", "bn"], batches(), precision="float64")
+    other = match_direct(front, end, ["conv1", "bn"], batches(), road=road)
+    for layer in plain:
+        assert (plain[layer].weight - other[layer].weight).norm() < 1e-4 * plain[layer].weight.norm()
+    names = {"moments": "cholesky", "refine": "refined", "qr": "qr"}
+    assert road == "auto" or other["conv1"].method == names[road]
+
+
+def test_auto_takes_a_second_pass_only_for_layers_that_need_it() -> None:
+    front, end = net(0), net(1)
+    with torch.no_grad():  # two channels that differ by a thousandth: lost in the rounding of float32 moments
+        front.conv1.weight[1] = front.conv1.weight[0] * (1 + 1e-6) + 1e-5 * front.conv1.weight[2]
+    maps = match_direct(front, end, ["conv1", "fc"], batches(), road="auto")
+    assert maps["conv1"].method == "qr" and maps["conv1"].dropped == 0
+    with pytest.raises(ValueError, match="may read batches twice"):
+        match_direct(front, end, ["conv1"], iter(batches()), road="auto")
+
+
+def test_blocks_hold_the_batches_in_turn() -> None:
+    front, end = net(0), net(1)
+    whole = collect_moments(front, end, [("fc", "fc")], batches())["fc", "fc"]
+    blocks = collect_moments(front, end, [("fc", "fc")], batches(), blocks=5)["fc", "fc"]
+    assert len(blocks) == min(5, len(batches())) and sum(b.rows for b in blocks) == whole.rows
+    merged = sk.Moments(whole.p, whole.q)
+    for b in blocks:
+        merged.merge(b)
+    assert torch.allclose(merged.cov_xy, whole.cov_xy, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="blocks must be at least 2"):
+        collect_moments(front, end, [("fc", "fc")], batches(), blocks=1)
+
+
+def test_roads_are_for_least_squares() -> None:
+    with pytest.raises(ValueError, match="road='qr' is for method='least_squares'"):
+        match_direct(net(0), net(1), ["fc"], batches(), method="procrustes", road="qr")
+    with pytest.raises(ValueError, match="road must be one of"):
+        match_direct(net(0), net(1), ["fc"], batches(), road="high")
 
 
 @pytest.mark.parametrize(
