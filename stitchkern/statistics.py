@@ -201,8 +201,7 @@ class Statistics:
         for i, j, cov in (("x", "x", self.cov_xx), ("x", "y", self.cov_xy), ("y", "y", self.cov_yy)):
             second = cov + means[i][1][..., :, None] * means[j][1][..., None, :]
             mixed = (share @ second.flatten(-2)).unflatten(-1, cov.shape[-2:])
-            mixed -= means[i][2][..., :, None] * means[j][2][..., None, :]
-            sums[i + j] = mixed
+            sums[i + j] = mixed.sub_(means[i][2][..., :, None] * means[j][2][..., None, :])
         return Statistics(
             sums["xx"],
             sums["xy"],

@@ -113,14 +113,15 @@ def reduced_rank_path(
     explained = singular.square().cumsum(-1)
     if bool((flat_ridge > 0).any()):  # ‖M_k‖² = ‖A_k B_k‖², direction by direction
         gram = (left.mT @ left) * (right @ right.mT)
-        norms = torch.stack([gram[:, :k, :k].sum((-2, -1)) for k in range(1, most + 1)], -1)
+        norms = gram.cumsum(-1).cumsum(-2).diagonal(dim1=-2, dim2=-1)
         explained = explained + flat_ridge[:, None] * norms
     total = flat.cov_yy.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None]
     residual = (total - explained).clamp(min=0.0)
     r2 = torch.where(total > 0, 1 - residual / torch.where(total > 0, total, 1.0), 1.0)
 
-    solved = right.mT @ left.mT
-    error = weight_error(flat, solved, flat_ridge, factor.inverse, factor.noise)
+    # ‖M D‖ without M: the columns of left are orthogonal, of norm 1 or √λ
+    sized = right if q <= p else right * singular[..., None]
+    error = weight_error(flat, sized.mT, flat_ridge, factor.inverse, factor.noise)
     index = torch.tensor(listed, device=stats.device) - 1
     return ReducedRankPath(
         ranks=index + 1,
