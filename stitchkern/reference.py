@@ -72,3 +72,44 @@ def least_squares(x: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[T
     s = w.sqrt()[:, None]
     m = torch.linalg.lstsq(s * (zx - mean_x), s * (zy - mean_y), driver="gelsd").solution.T
     return m, mean_y - m @ mean_x
+
+
+def lsq_solve(cov_xx: Tensor, cov_xy: Tensor, ridge: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares from moments, in correlation form: for each problem of the batch, with C from the upper triangle,
+
+    - d_j = sqrt(C_jj + r) where that is a positive number, otherwise 1; A = D⁻¹ (C + r I) D⁻¹ = Uᵀ U
+    - Z = U⁻ᵀ D⁻¹ S, X = D⁻¹ U⁻¹ Z
+    - explained = ‖Z‖² + r ‖X‖², the second term as ‖(√r D⁻¹) (U⁻¹ Z)‖², which cannot overflow where the first does not
+    - pivot = min U_jj², norm = ‖A‖_F, inverse = sqrt(mean ‖A⁻¹ w‖² over the probes w), an estimate of ‖A⁻¹‖_F
+
+    Returns X (b, p, q) and (explained, pivot, norm, inverse) (b, 4). Where a pivot is not a positive number, X = 0 and
+    the score is (0, that pivot, norm, inf). cov_xx (b, p, p), cov_xy (b, p, q), ridge (b,), probes (p, k).
+    """
+    solutions, scores = torch.zeros_like(cov_xy, memory_format=torch.contiguous_format), cov_xx.new_zeros(len(cov_xx), 4)
+    for c, s, r, solution, score in zip(cov_xx, cov_xy, ridge, solutions, scores, strict=True):
+        c = c.triu() + c.triu(1).T + r * torch.eye(len(c), dtype=c.dtype, device=c.device)
+        usable = (c.diagonal() > 0) & c.diagonal().isfinite()
+        d = torch.where(usable, c.diagonal(), 1.0).sqrt()
+        a = c / d[:, None] / d
+        a.diagonal()[usable] = 1.0
+        score[2] = a.norm()
+
+        # row by row: what is left of A, S and W below row j, minus row j's part in it
+        rest = torch.cat([a, s / d[:, None], probes], dim=1)
+        p, q = s.shape
+        pivots = []
+        for j in range(p):
+            pivots.append(rest[j, j].clone())
+            if not (pivots[j] > 0 and pivots[j].isfinite()):
+                score[1], score[3] = pivots[j], float("inf")
+                break
+            rest[j] /= pivots[j].sqrt()
+            rest[j + 1 :] -= torch.outer(rest[j, j + 1 : p], rest[j])
+        else:
+            u, z, w = rest[:, :p].triu(), rest[:, p : p + q], rest[:, p + q :]
+            back = torch.linalg.solve_triangular(u, torch.cat([z, w], dim=1), upper=True)
+            solution[:] = back[:, :q] / d[:, None]
+            score[0] = z.square().sum() + (r.sqrt() / d[:, None] * back[:, :q]).square().sum()
+            score[1] = torch.stack(pivots).min()
+            score[3] = back[:, q:].square().sum(0).mean().sqrt() if probes.shape[1] else 0.0
+    return solutions, scores
