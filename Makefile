@@ -21,8 +21,8 @@ test: $(VENV)/.built
 	$(PY) -m pytest $(ARGS)
 
 bench: $(VENV)/.built
-	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/moments-cpu.json $(ARGS)
-	$(PY) -m benchmarks.table benchmarks/results/moments-cpu.json README.md
+	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/cpu.json $(ARGS)
+	$(PY) -m benchmarks.table benchmarks/results/cpu.json README.md
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -44,7 +44,7 @@ def _(second, first, third, origin, totals, x, y, weight, precision, check_finit
 
 
 def lsq_solve(cov_xx: Tensor, cov_xy: Tensor, ridge: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """Solution (b, p, q) and score (b, 4) of b small least-squares problems; see :func:`stitchkern.reference.lsq_solve`.
+    """Solution (b, p, q) and score (b, 4) of b small least-squares problems; see `reference.lsq_solve`.
 
     ``cov_xx`` (b, p, p; upper triangle), ``cov_xy`` (b, p, q), ``ridge`` (b,) >= 0 and ``probes`` (p, k; of ±1) are
     float64, the last two dimensions contiguous; p is at most ``LSQ_MAX_FEATURES``, k at most ``LSQ_MAX_PROBES``. The

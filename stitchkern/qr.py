@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stitchkern.errors import NotFiniteError, StatisticsError
 from stitchkern.moments import read_statistics
-from stitchkern.rows import batch_views
+from stitchkern.rows import batch_views, pieces
 from stitchkern.statistics import Statistics
 
 _ROUNDOFF = 2.0**-53
@@ -79,9 +79,8 @@ class StreamingQR:
             raise ValueError(f"this factor lives on {self._device}; got x on {x4.device}")
         # in pieces, so that the batch is never widened or made contiguous whole; looked at first, so that an error
         # leaves everything as it was
-        step = max(1, 4 * self._block // max(1, x4.shape[1] * x4.shape[2]))
-        pieces = [slice(start, start + step) for start in range(0, len(x4), step)]
-        for piece in pieces:
+        parts = list(pieces(x4, 4 * self._block))
+        for piece in parts:
             w = None if w3 is None else w3[piece]
             if w is not None and not bool((w.isfinite() & (w >= 0)).all()):
                 raise NotFiniteError("weight holds a negative, NaN or infinite value; the batch was left out")
@@ -89,7 +88,7 @@ class StreamingQR:
                 finite = t[piece].isfinite()
                 if not bool((finite if w is None else finite | (w == 0)[..., None]).all()):
                     raise NotFiniteError(f"{name} holds NaN or Inf; the batch was left out")
-        for piece in pieces:
+        for piece in parts:
             z = torch.cat([t[piece].double().reshape(-1, t.shape[-1]) for t in (x4, y4)], dim=1)
             w = None
             if w3 is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,13 @@ def batch_views(
     if x4.device.type not in ("cpu", "cuda"):
         raise ValueError(f"x must be on a CPU or a CUDA device; got {x4.device}")
     return x4, y4, w3
+
+
+def pieces(x4: Tensor, rows: int = 4096) -> Iterator[slice]:
+    """Samples of a batch (n, h, w, c), about so many rows at a time, for work that needs a float64 copy."""
+    step = max(1, rows // max(1, x4.shape[1] * x4.shape[2]))
+    for start in range(0, len(x4), step):
+        yield slice(start, start + step)
 
 
 def rows_view(name: str, x: Tensor, channels: int, channel_dim: int | None) -> Tensor:

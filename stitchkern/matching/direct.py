@@ -24,8 +24,10 @@ from stitchkern.solvers import (
     semi_matching,
     soft_matching,
     solve_by_road,
+    solve_reweighted,
 )
 from stitchkern.statistics import Statistics
+from stitchkern.weighting import Rule
 
 # every way of solving for a map from moments, by the name that `match_direct` takes
 METHODS: dict[str, Callable[..., AffineMap]] = {
@@ -42,6 +44,7 @@ def match_direct(
     *,
     method: str = "least_squares",
     road: str = "moments",
+    weighting: Rule | None = None,
     resize: str | None = None,
     precision: str = "highest",
     progress: Progress | None = None,
@@ -58,6 +61,8 @@ def match_direct(
             ``"semi_matching"``, ``"soft_matching"``. ``options`` go to it (``ridge``, ``rank``, ``floor``, …).
         road: how least squares gets at its map, as in :func:`stitchkern.lstsq`. ``"auto"`` and ``"refine"`` read the
             batches a second time for the layers whose moments cannot be trusted, and then need the same batches again.
+        weighting: least squares with weights that follow the activations, as in
+            :func:`stitchkern.reweighted_least_squares`, which also takes ``options`` (``iterations``, ``ridge``).
         resize, precision, progress: as in `collect_moments`.
 
     Returns:
@@ -75,9 +80,15 @@ def match_direct(
     solve = METHODS[method]
     if road != "moments" and solve is not least_squares:
         raise ValueError(f"road={road!r} is for method='least_squares'; {method} takes moments")
-    if road in ("auto", "refine") and iter(batches) is batches:
-        raise ValueError(f"road={road!r} may read batches twice: pass a list or a DataLoader, not an iterator")
-    inspect.signature(solve).bind(None, **options)  # before the data are read, not after
+    if weighting is not None and (road != "moments" or solve is not least_squares):
+        raise ValueError("weighting is for method='least_squares' and road='moments'")
+    rereads = road in ("auto", "refine") or (weighting is not None and getattr(weighting, "needs_fit", True))
+    if rereads and iter(batches) is batches:
+        raise ValueError("batches are read more than once here: pass a list or a DataLoader, not an iterator")
+    takes = solve if weighting is None else solve_reweighted
+    inspect.signature(takes).bind(
+        *[None] * (1 if weighting is None else 2), **options
+    )  # before the data are read, not after
     if layers is None:
         rest = iter(batches)
         read_once = rest is batches
@@ -92,7 +103,10 @@ def match_direct(
     def feed(make: Callable[[Any, int, int], Any]) -> None:
         _accumulate(front, end, pairs.values(), batches, make, resize=resize, progress=progress)
 
-    if road == "moments":
+    found: dict[Any, AffineMap]
+    if weighting is not None:
+        found = solve_reweighted(feed, weighting, precision=precision, **options)
+    elif road == "moments":
         moments = collect_moments(
             front, end, pairs.values(), batches, resize=resize, precision=precision, progress=progress
         )

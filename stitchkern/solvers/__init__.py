@@ -6,7 +6,7 @@ from stitchkern.solvers.linear import full_rank, least_squares
 from stitchkern.solvers.orthogonal import ProcrustesMap, procrustes
 from stitchkern.solvers.reduced_rank import ReducedRankPath, reduced_rank_path
 from stitchkern.solvers.resampling import CrossValidation, Interval, bootstrap, cross_validate
-from stitchkern.solvers.reweighted import reweighted_least_squares
+from stitchkern.solvers.reweighted import reweighted_least_squares, solve_reweighted
 from stitchkern.solvers.ridge import RidgePath, ridge_path
 from stitchkern.solvers.roads import ROADS, lstsq, solve_by_road
 
@@ -32,4 +32,5 @@ __all__ = [
     "semi_matching",
     "soft_matching",
     "solve_by_road",
+    "solve_reweighted",
 ]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stitchkern.moments import Moments
-from stitchkern.rows import batch_views
+from stitchkern.rows import batch_views, pieces
 from stitchkern.solvers.affine import AffineMap
 from stitchkern.solvers.linear import least_squares
-from stitchkern.solvers.roads import Reader
-from stitchkern.weighting import Weighting
+from stitchkern.solvers.roads import Feed, Reader, collect
+from stitchkern.weighting import Rule
 
 
 def reweighted_least_squares(
     batches: Iterable[Any] | Callable[[], Iterable[Any]],
-    weighting: Weighting,
+    weighting: Rule,
     *,
     iterations: int = 1,
     tolerance: float = 1e-6,
@@ -33,75 +34,119 @@ def reweighted_least_squares(
     has a covariance of its own, which takes q times the work and O(q p²) memory.
 
     Args:
-        batches: as for :func:`lstsq`, to be read ``iterations`` + 1 times. A weight that comes with them multiplies.
-        weighting: :func:`power`, :func:`threshold`, :func:`huber`, :func:`cauchy`, or a function of your own; not
-            negative. Two passes suffice where it ignores the residual.
+        batches: as for :func:`lstsq`; read ``iterations`` + 1 times, once where the weights do not need a fit. A weight
+            that comes with them multiplies.
+        weighting: of :mod:`stitchkern.weighting`, :func:`power`, :func:`threshold`, :func:`huber`, :func:`cauchy`, or a
+            function of your own (x, y, residual) -> weights (n,) or (n, q), not negative.
         iterations: at most so many reweightings.
         tolerance: stops early where the map moves by less, relative.
+        ridge, precision, channel_dim: as for :func:`lstsq`.
 
     Returns:
-        The map; ``residual`` and ``r2`` are those of the last weighted problem.
+        The map; ``residual`` and ``r2`` are those of the last weighted problem (entry by entry: of each target's own).
 
     Raises:
-        NotFiniteError: weights that are negative or not finite. Others as :func:`lstsq`.
+        NotFiniteError: weights that are negative or not finite.
+        ShapeError: weights of another shape. ValueError: no iterations. Others as :func:`lstsq`.
     """
+    feed = Reader(batches).feed(channel_dim)
+    fits = solve_reweighted(
+        feed, weighting, iterations=iterations, tolerance=tolerance, ridge=ridge, precision=precision
+    )
+    if not fits:
+        raise ValueError("batches hold nothing")
+    return fits[None]
+
+
+def solve_reweighted(
+    feed: Feed,
+    weighting: Rule,
+    *,
+    iterations: int = 1,
+    tolerance: float = 1e-6,
+    ridge: float = 0.0,
+    precision: str = "highest",
+) -> dict[Hashable, AffineMap]:
+    """`reweighted_least_squares` for many problems that share passes over their data."""
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1; got {iterations}")
-    read = Reader(batches)
-    first: Moments | None = None
-    for x, y, weight in read():
-        if first is None:
-            dim = (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
-            first = Moments(x.shape[dim], y.shape[dim], precision=precision)
-        first.update(x, y, weight=weight, channel_dim=channel_dim)
-    if first is None or first.q is None:
-        raise ValueError("batches hold nothing")
-    p, q = first.p, first.q
-    fit = least_squares(first, ridge=ridge)
+    fits: dict[Hashable, AffineMap] = {}
+    if getattr(weighting, "needs_fit", True):
+        plain = collect(feed, lambda _, p, q: Moments(p, q, precision=precision))
+        fits = {key: least_squares(m, ridge=ridge) for key, m in plain.items()}
+    else:
+        iterations = 1
+    settled: set[Hashable] = set()
     for _ in range(iterations):
-        whole: Moments | None = None
-        each: list[Moments] = []
-        for x, y, weight in read():
-            x4, y4, w3 = batch_views(x, y, weight, p, q, channel_dim)
-            assert y4 is not None
-            flat_y = y4.double().reshape(-1, q)
-            flat_x = x4.double().reshape(-1, p)
-            given = weighting(flat_x, flat_y, flat_y - fit(flat_x))
-            if w3 is not None:
-                given = given * (w3.reshape(-1) if given.ndim == 1 else w3.reshape(-1, 1))
-            rows = x4.shape[:3]
-            if given.shape == (len(flat_x),):
-                whole = whole or Moments(p, q, precision=precision)
-                whole.update(x4, y4, weight=given.reshape(rows), channel_dim=-1)
-            elif given.shape == flat_y.shape:
-                each = each or [Moments(p, 1, precision=precision) for _ in range(q)]
-                for k, m in enumerate(each):
-                    m.update(x4, y4[..., k : k + 1], weight=given[:, k].reshape(rows), channel_dim=-1)
-            else:
+
+        def make(key: Hashable, p: int, q: int) -> WeightedMoments | None:
+            return None if key in settled else WeightedMoments(p, q, weighting, fits.get(key), precision=precision)
+
+        for key, taker in collect(feed, make).items():
+            new, old = taker.solve(ridge), fits.get(key)
+            fits[key] = new
+            if old is not None and (new.weight - old.weight).norm() <= tolerance * new.weight.norm():
+                settled.add(key)
+        if settled == fits.keys():
+            break
+    return fits
+
+
+class WeightedMoments:
+    """Moments whose weights follow from each batch: one set for weights per row, one per target for weights per entry.
+
+    ``fit``: the map whose residuals the rule sees; None: zeros.
+    """
+
+    def __init__(self, p: int, q: int, weighting: Rule, fit: AffineMap | None, *, precision: str = "highest") -> None:
+        self._p, self._q, self._weighting, self._fit = p, q, weighting, fit
+        self._precision = precision
+        self._parts: list[Moments] = []
+
+    def update(
+        self, x: Tensor, y: Tensor, *, weight: Tensor | None = None, channel_dim: int | None = None
+    ) -> WeightedMoments:
+        """Add a batch, as :meth:`Moments.update`. Returns self."""
+        x4, y4, w3 = batch_views(x, y, weight, self._p, self._q, channel_dim)
+        assert y4 is not None
+        for piece in pieces(x4):
+            xp, yp = x4[piece], y4[piece]
+            flat_x, flat_y = (t.double().reshape(-1, t.shape[-1]) for t in (xp, yp))
+            residual = torch.zeros_like(flat_y) if self._fit is None else flat_y - self._fit(flat_x)
+            given = torch.as_tensor(self._weighting(flat_x, flat_y, residual))
+            if given.shape not in ((len(flat_x),), flat_y.shape):
                 raise ValueError(
                     f"weighting must give ({len(flat_x)},) or {tuple(flat_y.shape)}; got {tuple(given.shape)}"
                 )
-        new = least_squares(whole, ridge=ridge) if whole is not None else _together(least_squares(each, ridge=ridge))
-        moved, size = (new.weight - fit.weight).norm(), new.weight.norm()
-        fit = new
-        if moved <= tolerance * size:
-            break
-    return fit
+            columns = given[:, None] if given.ndim == 1 else given
+            if w3 is not None:
+                columns = columns * w3[piece].reshape(-1, 1)
+            if not self._parts:
+                each = self._q if given.ndim == 1 else 1
+                self._parts = [Moments(self._p, each, precision=self._precision) for _ in range(columns.shape[1])]
+            if len(self._parts) != columns.shape[1]:
+                raise ValueError("weighting must give weights per row or per entry, the same for every batch")
+            for k, m in enumerate(self._parts):
+                target = yp if len(self._parts) == 1 else yp[..., k : k + 1]
+                m.update(xp, target, weight=columns[:, k].reshape(xp.shape[:3]), channel_dim=-1)
+        return self
 
-
-def _together(each: AffineMap) -> AffineMap:
-    """One map from a batch of maps to single targets."""
-    residual, spread = each.residual, torch.where(each.r2 < 1, each.residual / (1 - each.r2), each.residual)
-    total = float(spread.sum())
-    return replace(
-        each[0],
-        weight=each.weight[:, 0],
-        bias=each.bias[:, 0],
-        rank=min(int(each.rank.sum()), each.weight.shape[-1] - int(each.dropped.min())),
-        dropped=int(each.dropped.max()),
-        residual=float(residual.sum()),
-        residual_error=float(each.residual_error.sum()),
-        r2=1 - float(residual.sum()) / total if total > 0 else 1.0,
-        method="eigh" if "eigh" in each.method else "cholesky",
-        error=float(each.error.max()),
-    )
+    def solve(self, ridge: float = 0.0) -> AffineMap:
+        """The map of least weighted error."""
+        if len(self._parts) == 1:
+            return least_squares(self._parts[0], ridge=ridge)
+        each = least_squares(self._parts, ridge=ridge)
+        residual = float(each.residual.sum())
+        total = sum(float(m.cov_yy) for m in self._parts)
+        return replace(
+            each[0],
+            weight=each.weight[:, 0],
+            bias=each.bias[:, 0],
+            rank=int(torch.linalg.matrix_rank(each.weight[:, 0])),
+            dropped=int(each.dropped.max()),
+            residual=residual,
+            residual_error=float(each.residual_error.sum()),
+            r2=1 - residual / total if total > 0 else 1.0,
+            method="eigh" if "eigh" in each.method else "cholesky",
+            error=float(each.error.max()),
+        )

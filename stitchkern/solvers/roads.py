@@ -12,7 +12,7 @@ from torch import Tensor
 from stitchkern.errors import StatisticsError
 from stitchkern.moments import Moments
 from stitchkern.qr import StreamingQR
-from stitchkern.rows import batch_views
+from stitchkern.rows import batch_views, pieces
 from stitchkern.solvers.affine import AffineMap, settle
 from stitchkern.solvers.factor import Factor
 from stitchkern.solvers.linear import least_squares
@@ -71,16 +71,7 @@ def lstsq(
         ValueError: unknown road, no batches, or batches that can be read only once where they must be read again.
         Others as :meth:`Moments.update` and :func:`least_squares`.
     """
-    read = Reader(batches)
-
-    def feed(make: Callable[[Any, int, int], Accumulator | None]) -> None:
-        taker = None
-        for x, y, weight in read():
-            if taker is None:
-                dim = (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
-                taker = make(None, x.shape[dim], y.shape[dim])
-            taker.update(x, y, weight=weight, channel_dim=channel_dim)  # type: ignore[union-attr, call-arg]
-
+    feed = Reader(batches).feed(channel_dim)
     options = {"ridge": ridge, "rank": rank, "target_weight": target_weight}
     fits = solve_by_road(feed, road=road, precision=precision, tolerance=tolerance, **options)
     if not fits:
@@ -102,8 +93,10 @@ def solve_by_road(
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive; got {tolerance}")
     if road == "qr":
-        return {key: least_squares(qr, **options) for key, qr in _pass(feed, lambda _, p, q: StreamingQR(p, q)).items()}
-    moments = _pass(feed, lambda _, p, q: Moments(p, q, precision=precision))
+        return {
+            key: least_squares(qr, **options) for key, qr in collect(feed, lambda _, p, q: StreamingQR(p, q)).items()
+        }
+    moments = collect(feed, lambda _, p, q: Moments(p, q, precision=precision))
     fits: dict[Hashable, AffineMap] = {key: least_squares(m, **options) for key, m in moments.items()}
     if road == "moments":
         return fits
@@ -129,7 +122,7 @@ def solve_by_road(
         def second(key: Hashable, p: int, q: int) -> Accumulator | None:
             return refine.get(key) or (StreamingQR(p, q) if key in exact else None)
 
-        again = _pass(feed, second)
+        again = collect(feed, second)
         for key in refine.keys() | exact:
             taker, rows = again.get(key), moments[key].rows
             seen = taker.rows if taker is not None else 0
@@ -139,7 +132,7 @@ def solve_by_road(
     return fits
 
 
-def _pass(feed: Feed, make: Callable[[Any, int, int], Any]) -> dict[Hashable, Any]:
+def collect(feed: Feed, make: Callable[[Any, int, int], Any]) -> dict[Hashable, Any]:
     """One pass; what took each problem's batches."""
     takers: dict[Hashable, Any] = {}
 
@@ -178,9 +171,7 @@ class Refinement:
         x4, y4, w3 = batch_views(x, y, weight, stats.p, stats.q, channel_dim)
         assert y4 is not None
         self.rows += x4.shape[:3].numel()
-        step = max(1, 4096 // max(1, x4.shape[1] * x4.shape[2]))
-        for start in range(0, len(x4), step):
-            part = slice(start, start + step)
+        for part in pieces(x4):
             centred = x4[part].double().reshape(-1, stats.p) - stats.mean_x
             left = y4[part].double().reshape(-1, stats.q) - stats.mean_y - centred @ fit.weight.T
             weighted = left
@@ -252,3 +243,17 @@ class Reader:
         for batch in source:
             x, y, *more = batch
             yield x, y, (more[0] if more else None)
+
+    def feed(self, channel_dim: int | None) -> Feed:
+        """Passes over one problem, named None."""
+
+        def run(make: Callable[[Any, int, int], Any]) -> None:
+            taker = None
+            for x, y, weight in self():
+                if taker is None:
+                    dim = (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
+                    taker = make(None, x.shape[dim], y.shape[dim])
+                if taker is not None:
+                    taker.update(x, y, weight=weight, channel_dim=channel_dim)
+
+        return run

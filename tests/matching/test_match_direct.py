@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import stitchkern as sk
+from stitchkern import reference
 from stitchkern.errors import LayerError, NotFiniteError, ShapeError
 from stitchkern.matching import METHODS, collect_moments, common_layers, match_direct
 from stitchkern.models import activations, frozen
@@ -220,8 +221,25 @@ def test_auto_takes_a_second_pass_only_for_layers_that_need_it() -> None:
         front.conv1.weight[1] = front.conv1.weight[0] * (1 + 1e-6) + 1e-5 * front.conv1.weight[2]
     maps = match_direct(front, end, ["conv1", "fc"], batches(), road="auto")
     assert maps["conv1"].method == "qr" and maps["conv1"].dropped == 0
-    with pytest.raises(ValueError, match="may read batches twice"):
+    with pytest.raises(ValueError, match="read more than once"):
         match_direct(front, end, ["conv1"], iter(batches()), road="auto")
+
+
+def test_weights_that_follow_the_activations() -> None:
+    front, end = net(0), net(1)
+    maps = match_direct(front, end, ["conv1", "bn"], iter(batches()), weighting=sk.weighting.power(2))
+    for layer, found in maps.items():
+        x, y = (torch.from_numpy(rows(model, layer)) for model in (front, end))
+        for k in range(y.shape[1]):
+            weight, bias = reference.least_squares(x, y[:, k : k + 1], y[:, k] ** 2)
+            assert_close(found.weight[k], weight[0], rtol=1e-4, atol=1e-5)
+            assert_close(found.bias[k], bias[0], rtol=1e-4, atol=1e-5)
+    robust = match_direct(front, end, ["bn"], batches(), weighting=sk.weighting.huber(1.0), iterations=3)["bn"]
+    assert (robust.weight - match_direct(front, end, ["bn"], batches())["bn"].weight).norm() > 0
+    with pytest.raises(ValueError, match="weighting is for"):
+        match_direct(front, end, ["bn"], batches(), method="procrustes", weighting=sk.weighting.power(2))
+    with pytest.raises(TypeError, match="rank"):
+        match_direct(front, end, ["bn"], batches(), weighting=sk.weighting.power(2), rank=2)
 
 
 def test_blocks_hold_the_batches_in_turn() -> None:

@@ -1,0 +1,224 @@
+"""Maps from moments beside what a torch user would write, answers verified before they are timed. Run by `make bench`.
+
+The last group times nothing that matters: it prints errors against float64 QR of the data at three conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import stitchkern as sk
+
+
+def record(benchmark, group: str, case: str, contender: str, error: float, flop: float = 0.0) -> None:
+    benchmark.group = group
+    benchmark.extra_info.update(
+        family="lsq", case=case, contender=contender, error=error, flop=flop, threads=torch.get_num_threads()
+    )
+
+
+# ------------------------------------------------------------------------------------------ the curve over all ranks
+
+N, P = 50_000, 512
+
+
+@pytest.fixture(scope="module")
+def features() -> tuple[Tensor, Tensor, sk.Statistics, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(N, P, generator=g) + 1
+    y = x @ torch.randn(P, P, generator=g) / P**0.5 * torch.logspace(0, -2, P) + torch.randn(N, P, generator=g)
+    stats = sk.Statistics.of(sk.Moments(P, P).update(x, y))
+    xd, yd = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    weight = torch.linalg.solve(xd.T @ xd, xd.T @ yd)
+    explained = torch.linalg.eigvalsh((xd @ weight).T @ (xd @ weight) / N).flip(0).cumsum(0)
+    return x, y, stats, weight, yd.square().sum() / N - explained
+
+
+def svd_of_fitted(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All residuals, and the maps as factors: (W V) Vᵀ."""
+    xc = x - x.mean(0)
+    s, v = torch.linalg.svd(xc @ weight, full_matrices=False)[1:]
+    left = (y - y.mean(0)).square().sum() / len(x)
+    return left - s.square().cumsum(0) / len(x), weight @ v.T, v
+
+
+def fit_then_svd(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    return svd_of_fitted(x, y, torch.cholesky_solve(xc.T @ yc, torch.linalg.cholesky(xc.T @ xc)))
+
+
+RANK_WAYS: dict[str, dict[str, Callable]] = {
+    "statistics given": {
+        "stitchkern": lambda x, y, stats, weight: sk.reduced_rank_path(stats).residual,
+        "fitted values, SVD (float32)": lambda x, y, stats, weight: svd_of_fitted(x, y, weight.float())[0],
+        "fitted values, SVD (float64)": lambda x, y, stats, weight: svd_of_fitted(x.double(), y.double(), weight)[0],
+    },
+    "from the data": {
+        "stitchkern": lambda x, y, *_: sk.reduced_rank_path(sk.Moments(P, P).update(x, y)).residual,
+        "normal equations, SVD (float32)": lambda x, y, *_: fit_then_svd(x, y)[0],
+        "normal equations, SVD (float64)": lambda x, y, *_: fit_then_svd(x.double(), y.double())[0],
+    },
+}
+
+
+@pytest.mark.parametrize("start, contender", [(s, c) for s, ways in RANK_WAYS.items() for c in ways])
+def test_all_ranks(start, contender, features, benchmark):
+    x, y, stats, weight, expected = features
+    run = RANK_WAYS[start][contender]
+    error = ((run(x, y, stats, weight) - expected).abs().max() / expected[0]).item()
+    assert error < 1e-3, "a wrong answer is not worth timing"
+    record(benchmark, f"all ranks, {start}", f"all 512 ranks with maps, n = 50,000, {start}", contender, error)
+    benchmark.pedantic(lambda: run(x, y, stats, weight), rounds=5 if contender == "stitchkern" else 2, warmup_rounds=1)
+
+
+# ------------------------------------------------------------------------------------------ many small problems
+
+
+def batch(p: int, count: int = 256) -> sk.Statistics:
+    g = torch.Generator().manual_seed(0)
+    return sk.Statistics.of(
+        [
+            sk.Moments(p, p).update(torch.randn(4 * p, p, generator=g), torch.randn(4 * p, p, generator=g))
+            for _ in range(count)
+        ]
+    )
+
+
+def cholesky_score(s: sk.Statistics) -> Tensor:
+    """Map and residual, as one would write it: no scaling, no check of what the factorisation is worth."""
+    lower, _ = torch.linalg.cholesky_ex(s.cov_xx)
+    z = torch.linalg.solve_triangular(lower, s.cov_xy, upper=False)
+    weight = torch.linalg.solve_triangular(lower.mT, z, upper=True)
+    _ = s.cov_yy.diagonal(dim1=-2, dim2=-1).sum(-1) - z.square().sum((-2, -1))
+    return weight
+
+
+SMALL: dict[str, Callable[[sk.Statistics], Tensor]] = {
+    "stitchkern": lambda s: sk.least_squares(s).weight.mT,
+    "cholesky_ex, two solves, score": cholesky_score,
+    "linalg.lstsq (normal equations)": lambda s: torch.linalg.lstsq(s.cov_xx, s.cov_xy).solution,
+    "linalg.solve": lambda s: torch.linalg.solve(s.cov_xx, s.cov_xy),
+}
+
+
+@pytest.mark.parametrize("contender", SMALL)
+@pytest.mark.parametrize("p", [16, 64, 128, 256])
+def test_small_problems(p, contender, benchmark):
+    stats = batch(p, 256 if p < 256 else 64)
+    expected = torch.linalg.solve(stats.cov_xx, stats.cov_xy)
+    run = SMALL[contender]
+    error = ((run(stats) - expected).abs().max() / expected.abs().max()).item()
+    assert error < 1e-9, "a wrong answer is not worth timing"
+    count = len(stats.count)
+    record(
+        benchmark,
+        f"small problems {p}",
+        f"{count} problems, p = q = {p}",
+        contender,
+        error,
+        count * (p**3 / 3 + 2 * p**3),
+    )
+    benchmark.pedantic(lambda: run(stats), rounds=15, warmup_rounds=3)
+
+
+# ------------------------------------------------------------------------------------------ resamples
+
+
+@pytest.fixture(scope="module")
+def blocks() -> tuple[Tensor, Tensor, sk.Statistics]:
+    g = torch.Generator().manual_seed(0)
+    p = 256
+    x = torch.randn(N, p, generator=g) + 1
+    y = x @ torch.randn(p, p, generator=g) / p**0.5 + torch.randn(N, p, generator=g)
+    return x, y, sk.Statistics.of([sk.Moments(p, p).update(x[i::64], y[i::64]) for i in range(64)])
+
+
+def refit(x: Tensor, y: Tensor) -> Tensor:
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    weight = torch.cholesky_solve(xc.T @ yc, torch.linalg.cholesky(xc.T @ xc))
+    return 1 - (xc @ weight - yc).square().sum() / yc.square().sum()
+
+
+@pytest.mark.parametrize("contender", ["stitchkern", "20 refits, normal equations", "20 refits, linalg.lstsq"])
+def test_bootstrap(contender, blocks, benchmark):
+    x, y, stats = blocks
+    expected = (
+        1
+        - torch.linalg.lstsq(torch.cat([x, torch.ones(N, 1)], 1).double(), y.double(), driver="gels").residuals.sum()
+        / (y.double() - y.double().mean(0)).square().sum()
+    )
+
+    def many() -> Tensor:
+        found = sk.bootstrap(stats, lambda s: sk.least_squares(s).r2, resamples=1000)
+        assert found.low <= found.value <= found.high
+        return found.value
+
+    def lstsq() -> Tensor:
+        xc, yc = x - x.mean(0), y - y.mean(0)
+        weight = torch.linalg.lstsq(xc, yc).solution
+        return 1 - (xc @ weight - yc).square().sum() / yc.square().sum()
+
+    one = {"stitchkern": many, "20 refits, normal equations": lambda: refit(x, y), "20 refits, linalg.lstsq": lstsq}
+    error = abs(float(one[contender]()) - float(expected)) / float(expected)
+    assert error < 1e-4, "a wrong answer is not worth timing"
+    name = "1,000 resamples of 64 blocks (ours), 20 refits (theirs); p = q = 256, n = 50,000"
+    record(benchmark, "bootstrap", name, contender, error)
+    times = 1 if contender == "stitchkern" else 20
+    benchmark.pedantic(lambda: [one[contender]() for _ in range(times)], rounds=2, warmup_rounds=0)
+
+
+# ------------------------------------------------------------------------------------------ accuracy
+
+
+def conditioned(cond: float) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    n, p = 10_000, 128
+    u = torch.linalg.qr(torch.randn(n, p, generator=g, dtype=torch.float64)).Q * n**0.5
+    v = torch.linalg.qr(torch.randn(p, p, generator=g, dtype=torch.float64)).Q
+    x = (u * torch.logspace(0, -torch.tensor(cond).log10().item(), p, dtype=torch.float64)) @ v.T + 3
+    y = x @ torch.randn(p, 32, generator=g, dtype=torch.float64) + 0.1 * torch.randn(n, 32, generator=g).double()
+    ones = torch.ones(n, 1, dtype=torch.float64)
+    q, r = torch.linalg.qr(torch.cat([ones, x], 1))
+    return x, y, torch.linalg.solve_triangular(r, q.T @ y, upper=True)[1:].T
+
+
+def with_ones(solve: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, y: solve(torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1), y)[:-1].T
+
+
+def scikit_learn(x: Tensor, y: Tensor) -> Tensor:
+    linear = pytest.importorskip("sklearn.linear_model")
+    return torch.from_numpy(linear.LinearRegression().fit(x.numpy(), y.numpy()).coef_)
+
+
+ACCURATE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "stitchkern": lambda x, y: sk.lstsq([(x, y)]).weight,
+    "stitchkern, moments alone": lambda x, y: sk.lstsq([(x, y)], road="moments").weight,
+    "linalg.lstsq gelsd": with_ones(lambda x, y: torch.linalg.lstsq(x, y, driver="gelsd").solution),
+    "linalg.lstsq gels": with_ones(lambda x, y: torch.linalg.lstsq(x, y, driver="gels").solution),
+    "linalg.pinv": with_ones(lambda x, y: torch.linalg.pinv(x) @ y),
+    "scikit-learn": scikit_learn,
+}
+
+
+@pytest.mark.parametrize("contender", ACCURATE)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("cond", [1e2, 1e5, 1e8])
+def test_accuracy(cond, dtype, contender, benchmark):
+    x, y, expected = conditioned(cond)
+    scale = x.std(0)
+    if dtype == "float32":  # the problem that the rounded data pose
+        x, y = x.float(), y.float()
+        ones = torch.ones(len(x), 1, dtype=torch.float64)
+        q, r = torch.linalg.qr(torch.cat([ones, x.double()], 1))
+        expected = torch.linalg.solve_triangular(r, q.T @ y.double(), upper=True)[1:].T
+    run = ACCURATE[contender]
+    error = (((run(x, y).double() - expected) * scale).norm() / (expected * scale).norm()).item()
+    record(
+        benchmark, f"weight error {dtype} {cond:.0e}", f"{dtype}, cond {cond:.0e}: error of the map", contender, error
+    )
+    benchmark.pedantic(lambda: run(x, y), rounds=2, warmup_rounds=0)
