@@ -126,7 +126,7 @@ def solve_by_road(
         for key in refine.keys() | exact:
             taker, rows = again.get(key), moments[key].rows
             seen = taker.rows if taker is not None else 0
-            if seen != rows:
+            if taker is None or seen != rows:
                 raise StatisticsError(f"the second pass held {seen} rows, the first {rows}: not the same data")
             fits[key] = taker.result() if isinstance(taker, Refinement) else least_squares(taker, **options)
     return fits
@@ -234,7 +234,7 @@ class Reader:
 
     def __call__(self) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
         source: Any = self._batches() if callable(self._batches) else self._batches
-        if self._used and source is self._batches and iter(source) is source:
+        if self._used and not callable(self._batches) and iter(source) is source:
             raise ValueError(
                 "batches can be read only once, and must be read again here: pass a list, a DataLoader, or a function "
                 "that returns an iterable"
