@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from stitchkern.errors import ShapeError
-from stitchkern.nn import Stitch
+from stitchkern.nn import LowRankStitch, Stitch
 
 
 def affine(p: int = 3, q: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,3 +100,38 @@ def test_copies_and_pickles_compute_the_same() -> None:
     x = torch.randn(1, 3, 4, 4)
     for other in (copy.deepcopy(stitch), pickle.loads(pickle.dumps(stitch))):
         assert torch.equal(other(x), stitch(x))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 7, 3), (4, 3, 2, 5), (0, 3)])
+def test_bottleneck_is_the_product_of_its_factors(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    up, down, bias = (torch.randn(s, generator=generator) for s in ((5, 2), (2, 3), (5,)))
+    stitch = LowRankStitch.from_factors(up, down, bias)
+    x = torch.randn(shape, generator=generator)
+    assert_close(stitch(x), Stitch.from_affine(up @ down, bias)(x))
+    assert (stitch.p, stitch.q, stitch.rank) == (3, 5, 2)
+    assert "rank=2" in repr(stitch) and "3, 5" in repr(stitch)
+    again = LowRankStitch(3, 5, 2)
+    again.load_state_dict(stitch.state_dict())
+    assert_close(again(x), stitch(x))
+    assert_close(pickle.loads(pickle.dumps(stitch))(x), stitch(x))
+
+
+def test_bottleneck_draws_and_learns_both_layers() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stitch = LowRankStitch(64, 32, 4, bias=False)
+    assert stitch.bias is None and 0.1 < stitch.down.abs().max() <= 1 / 8 and 0.4 < stitch.up.abs().max() <= 1 / 2
+    stitch(torch.randn(2, 64)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stitch.parameters())
+    fits = LowRankStitch(3, 5, 2, size=(2, 2), resize="bilinear")
+    assert fits(torch.randn(1, 3, 4, 4)).shape == (1, 5, 2, 2)
+
+
+def test_bad_bottlenecks() -> None:
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        LowRankStitch(3, 5, 0)
+    with pytest.raises(ShapeError, match=r"up must be \(q, k\)"):
+        LowRankStitch.from_factors(torch.ones(5, 2), torch.ones(3, 3))
+    with pytest.raises(ShapeError, match="expects 3 channels"):
+        LowRankStitch(3, 5, 2)(torch.ones(4, 4))
