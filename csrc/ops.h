@@ -6,7 +6,7 @@ namespace stitchkern {
 inline constexpr const char* SCHEMAS[] = {
     "moments_update_(Tensor(a!) second, Tensor(b!) first, Tensor(c!) third, Tensor(d!) origin, Tensor(e!) totals, "
     "Tensor x, Tensor? y, Tensor? weight, int precision, bool check_finite) -> ()",
-    "lsq_solve(Tensor cov_xx, Tensor cov_xy, Tensor ridge, Tensor probes) -> (Tensor, Tensor)",
+    "lsq_solve(Tensor cov_xx, Tensor cov_xy, Tensor mean_x, Tensor ridge, Tensor probes) -> (Tensor, Tensor, Tensor)",
 };
 
 }  // namespace stitchkern

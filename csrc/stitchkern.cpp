@@ -65,7 +65,8 @@ PYBIND11_MODULE(_C, m) {
       py::arg("in_float64"), py::arg("precision"), py::arg("capability"), py::arg("multiprocessors"));
   m.def("force_moments_kernel",
         [](int kind) { stitchkern::moments::forced_kind() = kind; });  // for tests; -1: as planned
-  m.attr("LSQ_MAX_FEATURES") = stitchkern::lsq::MAX_FEATURES;
+  m.attr("LSQ_MAX_FEATURES") =
+      std::map<std::string, int>{{"cpu", stitchkern::lsq::CPU_FEATURES}, {"cuda", stitchkern::lsq::CUDA_FEATURES}};
   m.attr("LSQ_MAX_PROBES") = stitchkern::lsq::MAX_PROBES;
   m.def("precisions", [] { return index_of(stitchkern::moments::PRECISION_NAMES); });
   m.def("totals", [] { return index_of(stitchkern::moments::TOTAL_NAMES); });

@@ -1,4 +1,4 @@
-LSQ_MAX_FEATURES: int
+LSQ_MAX_FEATURES: dict[str, int]
 LSQ_MAX_PROBES: int
 
 def build_info() -> dict[str, str]: ...

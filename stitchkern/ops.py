@@ -11,7 +11,8 @@ from stitchkern import _C
 PRECISIONS: dict[str, int] = dict(sorted(_C.precisions().items(), key=lambda item: item[1]))
 TOTALS: dict[str, int] = _C.totals()
 #: what one problem of :func:`lsq_solve` may have at most; from csrc/lsq/lsq.h.
-LSQ_MAX_FEATURES: int = _C.LSQ_MAX_FEATURES
+#: device type -> most features of x that lsq_solve takes
+LSQ_MAX_FEATURES: dict[str, int] = _C.LSQ_MAX_FEATURES
 LSQ_MAX_PROBES: int = _C.LSQ_MAX_PROBES
 
 _library = torch.ops.stitchkern
@@ -43,17 +44,19 @@ def _(second, first, third, origin, totals, x, y, weight, precision, check_finit
     return None
 
 
-def lsq_solve(cov_xx: Tensor, cov_xy: Tensor, ridge: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """Solution (b, p, q) and score (b, 4) of b small least-squares problems; see `reference.lsq_solve`.
+def lsq_solve(
+    cov_xx: Tensor, cov_xy: Tensor, mean_x: Tensor, ridge: Tensor, probes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solutions (b, p, q), sums (b, 2, q) and scores (b, 5) of b small least-squares problems: `reference.lsq_solve`.
 
-    ``cov_xx`` (b, p, p; upper triangle), ``cov_xy`` (b, p, q), ``ridge`` (b,) >= 0 and ``probes`` (p, k; of ±1) are
-    float64, the last two dimensions contiguous; p is at most ``LSQ_MAX_FEATURES``, k at most ``LSQ_MAX_PROBES``. The
-    score is what is explained, the smallest pivot, |A| and an estimate of |A⁻¹|, with A the correlations of x.
+    ``cov_xx`` (b, p, p; upper triangle), ``cov_xy`` (b, p, q), ``mean_x`` (b, p), ``ridge`` (b,) >= 0 and ``probes``
+    (p, k; of ±1) are float64, dimensions after the batch contiguous; p is at most ``LSQ_MAX_FEATURES`` of the device, k
+    at most ``LSQ_MAX_PROBES``.
     """
-    return _library.lsq_solve(cov_xx, cov_xy, ridge, probes)
+    return _library.lsq_solve(cov_xx, cov_xy, mean_x, ridge, probes)
 
 
 @torch.library.register_fake("stitchkern::lsq_solve")
-def _(cov_xx, cov_xy, ridge, probes) -> tuple[Tensor, Tensor]:
+def _(cov_xx, cov_xy, mean_x, ridge, probes) -> tuple[Tensor, Tensor, Tensor]:
     count, p, q = cov_xy.shape
-    return cov_xx.new_empty(count, p, q), cov_xx.new_empty(count, 4)
+    return cov_xx.new_empty(count, p, q), cov_xx.new_empty(count, 2, q), cov_xx.new_empty(count, 5)

@@ -74,32 +74,40 @@ def least_squares(x: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[T
     return m, mean_y - m @ mean_x
 
 
-def lsq_solve(cov_xx: Tensor, cov_xy: Tensor, ridge: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def lsq_solve(
+    cov_xx: Tensor, cov_xy: Tensor, mean_x: Tensor, ridge: Tensor, probes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Least squares from moments, in correlation form: for each problem of the batch, with C from the upper triangle,
 
-    - d_j = sqrt(C_jj + r) where that is a positive number, otherwise 1; A = D⁻¹ (C + r I) D⁻¹ = Uᵀ U
+    - d_j = sqrt(C_jj + r) where that is a positive number, otherwise 1; A = D⁻¹ (C + r I) D⁻¹ = Uᵀ U. A dead feature
+      (C_jj + r = 0) has its unit row in A, and zeros in S
     - Z = U⁻ᵀ D⁻¹ S, X = D⁻¹ U⁻¹ Z
     - explained = ‖Z‖² + r ‖X‖², the second term as ‖(√r D⁻¹) (U⁻¹ Z)‖², which cannot overflow where the first does not
     - pivot = min U_jj², norm = ‖A‖_F, inverse = sqrt(mean ‖A⁻¹ w‖² over the probes w), an estimate of ‖A⁻¹‖_F
+    - size = ‖D X‖_F; sums: Σ_j X_jk x̄_j and Σ_j |X_jk| sqrt(C_jj), for each target k
 
-    Returns X (b, p, q) and (explained, pivot, norm, inverse) (b, 4). Where a pivot is not a positive number, X = 0 and
-    the score is (0, that pivot, norm, inf). cov_xx (b, p, p), cov_xy (b, p, q), ridge (b,), probes (p, k).
+    Returns X (b, p, q), sums (b, 2, q) and (explained, pivot, norm, inverse, size) (b, 5). Where a pivot is not a
+    positive number, X = 0, sums = 0 and the score is (0, that pivot, norm, inf, 0). cov_xx (b, p, p), cov_xy (b, p, q),
+    mean_x (b, p), ridge (b,), probes (p, k).
     """
-    solutions, scores = (
-        torch.zeros_like(cov_xy, memory_format=torch.contiguous_format),
-        cov_xx.new_zeros(len(cov_xx), 4),
-    )
-    for c, s, r, solution, score in zip(cov_xx, cov_xy, ridge, solutions, scores, strict=True):
-        c = c.triu() + c.triu(1).T + r * torch.eye(len(c), dtype=c.dtype, device=c.device)
+    count, p, q = cov_xy.shape
+    solutions = torch.zeros_like(cov_xy, memory_format=torch.contiguous_format)
+    sums, scores = cov_xx.new_zeros(count, 2, q), cov_xx.new_zeros(count, 5)
+    for i, (c, s, mean, r) in enumerate(zip(cov_xx, cov_xy, mean_x, ridge, strict=True)):
+        deviation = c.diagonal().clamp(min=0.0).sqrt()
+        c = c.triu() + c.triu(1).T + r * torch.eye(p, dtype=c.dtype, device=c.device)
+        dead = c.diagonal() == 0
         usable = (c.diagonal() > 0) & c.diagonal().isfinite()
         d = torch.where(usable, c.diagonal(), 1.0).sqrt()
-        a = c / d[:, None] / d
-        a.diagonal()[usable] = 1.0
+        inverse_d = torch.where(dead, 0.0, 1 / d)
+        a = c * inverse_d[:, None] * inverse_d
+        a.diagonal()[usable | dead] = 1.0
+        a.diagonal()[~(usable | dead)] = c.diagonal()[~(usable | dead)]
+        score = scores[i]
         score[2] = a.norm()
 
         # row by row: what is left of A, S and W below row j, minus row j's part in it
-        rest = torch.cat([a, s / d[:, None], probes], dim=1)
-        p, q = s.shape
+        rest = torch.cat([a, s * inverse_d[:, None], probes], dim=1)
         pivots = []
         for j in range(p):
             pivots.append(rest[j, j].clone())
@@ -111,8 +119,10 @@ def lsq_solve(cov_xx: Tensor, cov_xy: Tensor, ridge: Tensor, probes: Tensor) -> 
         else:
             u, z, w = rest[:, :p].triu(), rest[:, p : p + q], rest[:, p + q :]
             back = torch.linalg.solve_triangular(u, torch.cat([z, w], dim=1), upper=True)
-            solution[:] = back[:, :q] / d[:, None]
-            score[0] = z.square().sum() + (r.sqrt() / d[:, None] * back[:, :q]).square().sum()
+            x = back[:, :q] * inverse_d[:, None]
+            solutions[i], sums[i, 0], sums[i, 1] = x, mean @ x, deviation @ x.abs()
+            score[0] = z.square().sum() + (r.sqrt() * x).square().sum()
             score[1] = torch.stack(pivots).min()
             score[3] = back[:, q:].square().sum(0).mean().sqrt() if probes.shape[1] else 0.0
-    return solutions, scores
+            score[4] = back[:, :q].square().sum().sqrt()
+    return solutions, sums, scores

@@ -6,8 +6,9 @@
 //   A = D⁻¹ (C + r I) D⁻¹ = Uᵀ U,   Z = U⁻ᵀ D⁻¹ S,   X = D⁻¹ U⁻¹ Z,   V = U⁻¹ U⁻ᵀ W
 //
 // so that the scales of the features, from 1e-150 to 1e150, neither overflow nor decide what is a small pivot. X is the
-// solution; the score is what choosing between candidates needs and what the factors give away for nothing: how much is
-// explained, |Z|² + r |X|², and how far A is from singular.
+// solution. A dead feature (C_jj + r = 0) has its unit row in A and a zero row in X. What else a map is judged by falls
+// off on the way, while its columns are in registers: how much is explained, |Z|² + r |X|²; how far A is from singular;
+// and per target Σ_j X_jk x̄_j, which its bias needs, and Σ_j |X_jk| σ_j, which rounding of C and S acts on.
 //
 // A problem whose elimination meets a pivot that is not a positive number has the solution zero, and its score says so.
 // Determinism: one problem is one unit of work, and the order of its sums depends on p, q, k and the machine alone.
@@ -19,21 +20,27 @@
 
 namespace stitchkern::lsq {
 
-inline constexpr int MAX_FEATURES = 128, MAX_PROBES = 8;
+// A CPU holds U and a strip of right-hand sides in the caches of one core, a GPU in the shared memory of one block.
+inline constexpr int CPU_FEATURES = 256, CUDA_FEATURES = 128, MAX_PROBES = 8;
 
 // Entries of one problem's score. EXPLAINED: |Z|² + r |X|². PIVOT: the smallest U_jj², or the one that failed. NORM:
 // |A|. INVERSE: the root of the mean of |A⁻¹ w|² over the probes, an estimate of |A⁻¹|; infinite where a pivot failed.
-enum Score : int { EXPLAINED, PIVOT, NORM, INVERSE, SCORES };
+// SIZE: |D X|.
+enum Score : int { EXPLAINED, PIVOT, NORM, INVERSE, SIZE, SCORES };
+// Rows of a problem's sums, one number per target each: Σ_j X_jk x̄_j and Σ_j |X_jk| sqrt(C_jj).
+enum Sum : int { AT_MEAN, REACH, SUMS };
 
 // The batch. Inner two dimensions contiguous.
 struct Batch {
-  const double* cov_xx;  // [count, p, p], upper triangles
-  const double* cov_xy;  // [count, p, q]
-  const double* ridge;   // [count]
-  const double* probes;  // [p, k]; may be null when k == 0
-  double* solution;      // [count, p, q], contiguous, out
-  double* score;         // [count, SCORES], contiguous, out
-  int64_t stride_xx, stride_xy, stride_ridge;  // between problems, in elements
+  const double* cov_xx;                                     // [count, p, p], upper triangles
+  const double* cov_xy;                                     // [count, p, q]
+  const double* mean_x;                                     // [count, p]
+  const double* ridge;                                      // [count]
+  const double* probes;                                     // [p, k]; may be null when k == 0
+  double* solution;                                         // [count, p, q], contiguous, out
+  double* sums;                                             // [count, SUMS, q], contiguous, out
+  double* score;                                            // [count, SCORES], contiguous, out
+  int64_t stride_xx, stride_xy, stride_mean, stride_ridge;  // between problems, in elements
   int64_t count, q;
   int p, k;
 };
@@ -42,8 +49,10 @@ struct Batch {
 struct Problem {
   const double* cov_xx;  // [p, p], upper triangle
   const double* cov_xy;  // [p, q]
+  const double* mean_x;  // [p]
   const double* probes;  // [p, k]
   double* solution;      // [p, q], out
+  double* sums;          // [SUMS, q], out
   double* score;         // [SCORES], out
   double ridge;
   int64_t q;
@@ -52,8 +61,10 @@ struct Problem {
   SK_HOST_DEVICE Problem(const Batch& b, int64_t i)
       : cov_xx(b.cov_xx + i * b.stride_xx),
         cov_xy(b.cov_xy + i * b.stride_xy),
+        mean_x(b.mean_x + i * b.stride_mean),
         probes(b.probes),
         solution(b.solution + i * b.p * b.q),
+        sums(b.sums + i * SUMS * b.q),
         score(b.score + i * SCORES),
         ridge(b.ridge[i * b.stride_ridge]),
         q(b.q),

@@ -2,8 +2,8 @@
 //
 // Bound: p³/6 + p² (q + k) multiply-adds a problem over the fused multiply-add peak; what is read and written is p² / 2
 // + 2 p q numbers, a few per cent of that from p = 16 on. So one problem is one task and stays in the caches of one
-// core: the triangle U (at most 139 KB, p = 64: 35 KB) and one strip of right-hand sides at a time, which passes
-// through both eliminations while it lies in the first-level cache (p = 64: 6 KB) and leaves as a piece of the
+// core: the triangle U (p = 256: half of 540 KB, p = 64: of 135 KB) and one strip of right-hand sides at a time, which
+// passes through both eliminations while it lies in the first-level cache (p = 64: 6 KB) and leaves as a piece of the
 // solution.
 #include <cstdlib>
 #include <memory>
@@ -41,14 +41,14 @@ void* scratch(int64_t bytes) {
   return data.get();
 }
 
-std::tuple<Tensor, Tensor> lsq_solve_cpu(Tensor cov_xx, Tensor cov_xy, Tensor ridge, Tensor probes) {
-  const auto [batch, solution, score] = unpack(cov_xx, cov_xy, ridge, probes);
+std::tuple<Tensor, Tensor, Tensor> lsq_solve_cpu(Tensor cov_xx, Tensor cov_xy, Tensor mean_x, Tensor ridge,
+                                                 Tensor probes) {
+  const auto [batch, solution, sums, score] = unpack(cov_xx, cov_xy, mean_x, ridge, probes, CPU_FEATURES);
   const Kernels& kernel = kernels();
   const int64_t p = batch.p, cost = p * p * p / 6 + p * p * (batch.q + batch.k);
-  parallel_tasks(batch.count, batch.count * cost, [&, &batch = batch](int64_t i) {
-    kernel.solve(Problem(batch, i), scratch(kernel.scratch_bytes));
-  });
-  return {solution, score};
+  parallel_tasks(batch.count, batch.count * cost,
+                 [&, &batch = batch](int64_t i) { kernel.solve(Problem(batch, i), scratch(kernel.scratch_bytes)); });
+  return {solution, sums, score};
 }
 
 }  // namespace

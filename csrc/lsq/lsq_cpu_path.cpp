@@ -8,7 +8,9 @@
 //
 // Features are padded to a multiple of MR by ones on the diagonal and zeros elsewhere, columns to whole vectors by
 // zeros: no loop has a remainder.
+#include <cstring>
 #include <limits>
+#include <utility>
 
 #include "lsq_cpu.h"
 
@@ -27,15 +29,16 @@ constexpr int MR = 4, NV = 3;  // 12 of 16
 constexpr int MR = 4, NV = 2;  // 8 of 16: without fused multiply-add the products need some
 #endif
 constexpr int STRIP = NV * L;             // right-hand sides that go through together
-constexpr int STRIDE = MAX_FEATURES + 8;  // of U: no power of two, so that columns do not share a cache set
-static_assert(MAX_FEATURES % MR == 0 && MR % L == 0 && STRIDE % L == 0, "rows and panels start on whole vectors");
+constexpr int STRIDE = CPU_FEATURES + 8;  // of U: no power of two, so that columns do not share a cache set
+static_assert(CPU_FEATURES % MR == 0 && MR % L == 0 && STRIDE % L == 0, "rows and panels start on whole vectors");
 
 struct Scratch {
-  alignas(64) double upper[MAX_FEATURES * STRIDE];  // [p][STRIDE]: A, then U in its place
-  alignas(64) double strip[MAX_FEATURES * STRIP];   // [p][STRIP]
-  double inverse_scale[MAX_FEATURES];               // 1 / d
-  double penalty[MAX_FEATURES];                     // sqrt(ridge) / d: at most 1, where ridge |X|² could overflow
-  double inverse[MAX_FEATURES];                     // 1 / U_jj
+  alignas(64) double upper[CPU_FEATURES * STRIDE];  // [p][STRIDE]: A, then U in its place
+  alignas(64) double strip[CPU_FEATURES * STRIP];   // [p][STRIP]
+  double inverse_scale[CPU_FEATURES];               // 1 / d; 0 for a dead feature
+  double deviation[CPU_FEATURES];                   // sqrt(C_jj)
+  double penalty[CPU_FEATURES];                     // sqrt(ridge) / d: at most 1, where ridge |X|² could overflow
+  double inverse[CPU_FEATURES];                     // 1 / U_jj
 };
 
 // ---------------------------------------------------------------------------------------------------- elimination
@@ -121,13 +124,14 @@ SK_HOST_DEVICE void up(const Scratch& s, int k0, int padded, double* columns, in
 
 // A into s.upper, padded; returns |A|.
 double load_matrix(const Problem& t, Scratch& s, int padded) {
-  double diagonal[MAX_FEATURES];
+  double diagonal[CPU_FEATURES];
   const double root = __builtin_sqrt(t.ridge);
   for (int j = 0; j < padded; ++j) {
-    const double v = j < t.p ? t.cov_xx[int64_t(j) * t.p + j] + t.ridge : 1;
-    const double inverse_scale = usable(v) ? 1 / __builtin_sqrt(v) : 1;
-    diagonal[j] = usable(v) ? 1 : v;
+    const double variance = j < t.p ? t.cov_xx[int64_t(j) * t.p + j] : 1, v = j < t.p ? variance + t.ridge : 1;
+    const double inverse_scale = usable(v) ? 1 / __builtin_sqrt(v) : v == 0 ? 0 : 1;
+    diagonal[j] = usable(v) || v == 0 ? 1 : v;
     s.inverse_scale[j] = inverse_scale;
+    s.deviation[j] = variance > 0 ? __builtin_sqrt(variance) : 0;
     s.penalty[j] = root * inverse_scale;
   }
   Vector<double> squares = {};  // above the diagonal
@@ -197,7 +201,7 @@ void column_squares(const Scratch& s, int padded, const double* factor, double* 
 }
 
 struct Sums {
-  double explained = 0, inverse = 0;
+  double explained = 0, inverse = 0, size = 0;
 };
 
 // N vectors of the columns of [S | W], from `column` on, through both eliminations.
@@ -233,20 +237,27 @@ void solve_strip(const Problem& t, Scratch& s, int padded, int64_t column, Sums&
     column_squares<N, true>(s, padded, s.penalty, squares);
     for (int c = 0; c < of_s; ++c) sums.explained += squares[c];
   }
-  if (of_w) {
-    column_squares<N, false>(s, padded, nullptr, squares);
-    for (int c = of_s; c < of_s + of_w; ++c) sums.inverse += squares[c];
-  }
+  column_squares<N, false>(s, padded, nullptr, squares);
+  for (int c = 0; c < of_s; ++c) sums.size += squares[c];
+  for (int c = of_s; c < of_s + of_w; ++c) sums.inverse += squares[c];
 
-  // X
+  // X, and its sums over the features
+  Vector<double> at_mean[N] = {}, reach[N] = {};
   for (int i = 0; i < t.p; ++i) {
-    const double* row = s.strip + i * WIDTH;
-    double* to = t.solution + int64_t(i) * t.q + column;
-    if (of_s == WIDTH) {
-      for (int n = 0; n < N; ++n) store(to + n * L, load(row + n * L) * splat(s.inverse_scale[i]));
-    } else {
-      for (int c = 0; c < of_s; ++c) to[c] = row[c] * s.inverse_scale[i];
+    double x[WIDTH];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const Vector<double> v = load(s.strip + i * WIDTH + n * L) * splat(s.inverse_scale[i]);
+      at_mean[n] += v * splat(t.mean_x[i]);
+      reach[n] += Vector<double>(magnitude_bits(v)) * splat(s.deviation[i]);
+      store(x + n * L, v);
     }
+    memcpy(t.solution + int64_t(i) * t.q + column, x, of_s * sizeof(double));
+  }
+  double out[WIDTH];
+  for (const auto& [which, from] : {std::pair{AT_MEAN, at_mean}, std::pair{REACH, reach}}) {
+    for (int n = 0; n < N; ++n) store(out + n * L, from[n]);
+    memcpy(t.sums + which * t.q + column, out, of_s * sizeof(double));
   }
 }
 
@@ -256,7 +267,8 @@ void solve(const Problem& t, void* scratch) {
   t.score[NORM] = load_matrix(t, s, padded);
   if (!factor(s, t.p, padded, t.score[PIVOT])) {
     for (int64_t i = 0; i < t.p * t.q; ++i) t.solution[i] = 0;
-    t.score[EXPLAINED] = 0, t.score[INVERSE] = std::numeric_limits<double>::infinity();
+    for (int64_t i = 0; i < SUMS * t.q; ++i) t.sums[i] = 0;
+    t.score[EXPLAINED] = t.score[SIZE] = 0, t.score[INVERSE] = std::numeric_limits<double>::infinity();
     return;
   }
   Sums sums;
@@ -267,6 +279,7 @@ void solve(const Problem& t, void* scratch) {
     if (columns - column > L) solve_strip<2>(t, s, padded, column, sums), column += 2 * L;
   if (column < columns) solve_strip<1>(t, s, padded, column, sums);
   t.score[EXPLAINED] = sums.explained;
+  t.score[SIZE] = __builtin_sqrt(sums.size);
   t.score[INVERSE] = t.k ? __builtin_sqrt(sums.inverse / t.k) : 0;
 }
 

@@ -157,24 +157,29 @@ def settle(
     method: tuple[str, ...] | str,
     error: Tensor,
     explained: Tensor | None = None,
+    sums: Tensor | None = None,
     kind: type[AffineMap] = AffineMap,
-    bias: Tensor | None = None,
     **more: Any,
 ) -> Any:
-    """The map with this weight and its fit to ``stats``; ``explained`` is total − residual where that is known."""
+    """The map with this weight and its fit to ``stats``.
+
+    Where they are known: ``explained``, total − residual, and ``sums`` (…, 2, q), M x̄ and |M| σ.
+    """
     total = stats.cov_yy.diagonal(dim1=-2, dim2=-1).sum(-1)
     if explained is None:
         explained = 2 * (weight.mT * stats.cov_xy).sum((-2, -1)) - ((weight @ stats.cov_xx) * weight).sum((-2, -1))
     residual = (total - explained).clamp(min=0.0)  # the exact value is a mean of squares
-    deviation = stats.cov_xx.diagonal(dim1=-2, dim2=-1).sqrt()
+    if sums is None:
+        deviation = stats.cov_xx.diagonal(dim1=-2, dim2=-1).sqrt()
+        sums = torch.stack(
+            [(m @ t[..., None])[..., 0] for m, t in ((weight, stats.mean_x), (weight.abs(), deviation))], -2
+        )
     # Σⱼ |Mₖⱼ| σⱼ + σₖ: what rounding of a covariance acts on
-    reach = (weight.abs() @ deviation[..., None])[..., 0] + stats.cov_yy.diagonal(dim1=-2, dim2=-1).sqrt()
-    if bias is None:
-        bias = stats.mean_y - (weight @ stats.mean_x[..., None])[..., 0]
+    reach = sums[..., 1, :] + stats.cov_yy.diagonal(dim1=-2, dim2=-1).sqrt()
     batch = weight.shape[:-2]
     return kind(
         weight=weight,
-        bias=bias,
+        bias=stats.mean_y - sums[..., 0, :],
         rank=rank,
         dropped=torch.as_tensor(dropped, device=weight.device).expand(batch),
         residual=residual,

@@ -109,47 +109,55 @@ def _solve(stats: Statistics, ridge: Tensor) -> AffineMap:
     batch, p, q = stats.batch, stats.p, stats.q
     flat = stats.reshape(batch.numel())
     ridge = ridge.reshape(-1)
-    if p <= ops.LSQ_MAX_FEATURES:
-        solved, score = ops.lsq_solve(flat.cov_xx, flat.cov_xy, ridge, probes(p, stats.device))
-        explained, pivot, norm, inverse = score.unbind(-1)
+    dropped = (flat.cov_xx.diagonal(dim1=-2, dim2=-1) + ridge[:, None] == 0).sum(-1)
+    method = ["cholesky"] * len(ridge)
+    if p <= ops.LSQ_MAX_FEATURES[stats.device.type]:
+        xx, xy, mean_x = (_contiguous(t) for t in (flat.cov_xx, flat.cov_xy, flat.mean_x))
+        solved, sums, score = ops.lsq_solve(xx, xy, mean_x, ridge, probes(p, stats.device))
+        explained, pivot, norm, inverse, size = score.unbind(-1)
         level = noise(flat.epsilon, p, norm)
-        method = ["cholesky"] * len(solved)
-        dropped = (flat.cov_xx.diagonal(dim1=-2, dim2=-1) + ridge[:, None] == 0).sum(-1)
-        bad = (~trusted(pivot, norm, flat.epsilon, p)).nonzero()[:, 0]
-        if len(bad):
-            factor = Factor(flat.cov_xx[bad], ridge[bad], flat.epsilon[bad])
-            z = factor.forward(flat.cov_xy[bad])
-            solved[bad] = back = factor.back(z)
-            explained = explained.index_copy(0, bad, _explained(z, back, ridge[bad]))
-            inverse = inverse.index_copy(0, bad, factor.inverse)
-            dropped[bad] = factor.dropped
-            for i, road in zip(bad.tolist(), factor.method, strict=True):
-                method[i] = road
+        left = (~trusted(pivot, norm, flat.epsilon, p)).nonzero()[:, 0]
     else:
-        factor = Factor(flat.cov_xx, ridge, flat.epsilon)
-        z = factor.forward(flat.cov_xy)
-        solved = factor.back(z)
-        explained, inverse, level = _explained(z, solved, ridge), factor.inverse, factor.noise
-        dropped, method = factor.dropped, list(factor.method)
+        solved, sums = torch.empty_like(flat.cov_xy), flat.cov_xy.new_empty(len(ridge), 2, q)
+        explained, inverse, size, level = torch.empty_like(ridge).expand(4, -1).clone()
+        left = torch.arange(len(ridge), device=stats.device)
+    if len(left):
+        some = flat if len(left) == len(ridge) else flat[left]
+        factor = Factor(some.cov_xx, ridge[left], some.epsilon)
+        z = factor.forward(some.cov_xy)
+        solved[left] = x = factor.back(z)
+        # 2 tr(M S) − tr(M C Mᵀ) = ‖Z‖² + ridge‖M‖², as tr(M S) = ‖Z‖²
+        explained[left] = z.square().sum((-2, -1)) + ridge[left] * x.square().sum((-2, -1))
+        inverse[left], level[left], dropped[left] = factor.inverse, factor.noise, factor.dropped
+        size[left] = size_of(x, some.cov_xx, ridge[left])
+        deviation = some.cov_xx.diagonal(dim1=-2, dim2=-1).sqrt()
+        sums[left, 0], sums[left, 1] = ((t[:, None] @ v)[:, 0] for t, v in ((some.mean_x, x), (deviation, x.abs())))
+        for i, road in zip(left.tolist(), factor.method, strict=True):
+            method[i] = road
     return settle(
         stats,
         solved.mT.reshape(*batch, q, p),
         rank=(p - dropped).clamp(max=q).reshape(batch),
         dropped=dropped.reshape(batch),
         method=tuple(method),
-        error=weight_error(flat, solved, ridge, inverse, level).reshape(batch),
+        error=weight_error(flat, size, inverse, level).reshape(batch),
         explained=explained.reshape(batch),
+        sums=sums.reshape(*batch, 2, q),
     )
 
 
-def _explained(z: Tensor, solved: Tensor, ridge: Tensor) -> Tensor:
-    """total − residual = 2 tr(M S) − tr(M C Mᵀ) = ‖Z‖² + ridge‖M‖², as tr(M S) = ‖Z‖²."""
-    return z.square().sum((-2, -1)) + ridge * solved.square().sum((-2, -1))
+def _contiguous(t: Tensor) -> Tensor:
+    """The same with contiguous dimensions after the batch, which may be expanded."""
+    return t if t[:1].is_contiguous() else t.contiguous()
 
 
-def weight_error(stats: Statistics, solved: Tensor, ridge: Tensor, inverse: Tensor, level: Tensor) -> Tensor:
+def size_of(solved: Tensor, cov_xx: Tensor, ridge: Tensor) -> Tensor:
+    """‖M D‖_F of transposed maps (b, p, q)."""
+    return (solved * scale_of(cov_xx, ridge)[..., None]).square().sum((-2, -1)).sqrt()
+
+
+def weight_error(stats: Statistics, size: Tensor, inverse: Tensor, level: Tensor) -> Tensor:
     """‖A⁺‖ (‖δA‖ + ‖δS‖/‖M‖) in correlation form, with ‖δA‖ the noise and |δS_jk| ≤ ε σ_k: first order."""
-    size = (solved * scale_of(stats.cov_xx, ridge)[..., None]).square().sum((-2, -1)).sqrt()
     spread = stats.cov_yy.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
     beside = torch.where(size > 0, spread / torch.where(size > 0, size, 1.0), 0.0)
     return inverse * (level + stats.epsilon * stats.p**0.5 * beside)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stitchkern.solvers.affine import AffineMap, settle
 from stitchkern.solvers.factor import Factor
-from stitchkern.solvers.linear import check_rank, ridges_of, scale_targets, target_roots, unscale, weight_error
+from stitchkern.solvers.linear import check_rank, ridges_of, scale_targets, size_of, target_roots, unscale, weight_error
 from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def reduced_rank_path(
     r2 = torch.where(total > 0, 1 - residual / torch.where(total > 0, total, 1.0), 1.0)
 
     # ‖M D‖ without M: the columns of left are orthogonal, of norm 1 or √λ
-    sized = right if q <= p else right * singular[..., None]
-    error = weight_error(flat, sized.mT, flat_ridge, factor.inverse, factor.noise)
+    size = size_of((right if q <= p else right * singular[..., None]).mT, flat.cov_xx, flat_ridge)
+    error = weight_error(flat, size, factor.inverse, factor.noise)
     index = torch.tensor(listed, device=stats.device) - 1
     return ReducedRankPath(
         ranks=index + 1,

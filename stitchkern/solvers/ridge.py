@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stitchkern.solvers.affine import AffineMap, settle
-from stitchkern.solvers.linear import least_squares, weight_error
+from stitchkern.solvers.linear import least_squares, size_of, weight_error
 from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class RidgePath:
         level = stats.epsilon * (stats.p**0.5 + stats.p)
         ridges = torch.full((len(flat.count),), ridge, dtype=torch.float64, device=stats.device)
         inverse = (1 / smallest).reshape(-1)
-        error = weight_error(flat, weight.mT.reshape(-1, stats.p, stats.q), ridges, inverse, level.reshape(-1))
+        size = size_of(weight.mT.reshape(-1, stats.p, stats.q), flat.cov_xx, ridges)
+        error = weight_error(flat, size, inverse, level.reshape(-1))
         return settle(
             stats,
             weight,

@@ -210,7 +210,6 @@ class Refinement:
             method="refined",
             # contracted by at most what it was off by or what the rounding of the factor allows, whichever is worse
             error=torch.tensor(max(before * max(before, min(fit.error, 1.0)), 2.0**-52 * float(factor.inverse[0]))),
-            bias=stats.mean_y + mean - weight @ stats.mean_x,
         )
         total = float(stats.cov_yy.trace())
         # ‖r‖² of the new map: r′ = r − δM (x − x̄) − mean
@@ -220,6 +219,7 @@ class Refinement:
         residual = max(residual, 0.0)
         return replace(
             refined,
+            bias=refined.bias + mean,
             residual=residual,
             residual_error=2.0**-50 * (self._square / self._weight) + 8 * float(stats.epsilon) * float(moved**2),
             r2=1 - residual / total if total > 0 else 1.0,
