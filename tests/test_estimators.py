@@ -252,6 +252,8 @@ def test_the_road_of_fit_is_kept():
     fit = ours.LinearRegression().fit(X[:100], y[:100])
     assert fit.map_.method == "qr" and fit.partial_fit(X[100:], y[100:]).map_.method == "qr"
     assert apart(fit.predict(X), theirs.LinearRegression().fit(X, y).predict(X)) < 1e-9
+    few = ours.LinearRegression().partial_fit(X[:5], y[:5])  # fewer rows than features say nothing about the road
+    assert few.map_.method == "eigh" and few.rank_ == 4
     moments = ours.LinearRegression(solver="moments").fit(X, y)
     assert moments.map_.method == "eigh" and apart(moments.predict(X), fit.predict(X)) < 1e-6
     with pytest.raises(ValueError, match="solver='qr' cannot continue"):

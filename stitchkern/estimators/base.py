@@ -97,8 +97,9 @@ class MomentsRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Add rows to those that were fitted before, and fit to all of them.
 
         The first call sets the numbers of features and targets, as `fit` does; after `fit` this continues from what it
-        fitted. Earlier rows are gone: ``solver="auto"`` cannot look at them again and stays on the road that `fit` took
-        (moments, where there was none). For features too collinear for their moments start with ``solver="qr"``.
+        fitted. Earlier rows are gone: ``solver="auto"`` cannot look at them again and stays on the road that `fit`
+        took, or the first call where that held more rows than features; otherwise on moments. For features too
+        collinear for their moments start with ``solver="qr"``.
 
         Args, errors: as `fit`. Nothing was added where an error names the data.
         """
@@ -120,7 +121,7 @@ class MomentsRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             sums = copy.deepcopy(before)  # an error below leaves everything as it was
             sums.merge(added)
         sums.in_pieces = True
-        self._finish(sums, rows, once=before is None)
+        self._finish(sums, rows, once=before is None and len(rows) > rows.x.shape[1])
         return self
 
     def predict(self, X: Any) -> Any:
@@ -151,7 +152,7 @@ class MomentsRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     # ------------------------------------------------------------------------------------------ for subclasses
 
     def _map(self, sums: Sums, total: Moments, rows: Rows, once: bool) -> AffineMap:
-        """The map; ``rows`` are all there are where ``once``, otherwise the latest of them."""
+        """The map; ``once``: ``rows`` are all there were, and may be read again to choose the road."""
         raise NotImplementedError
 
     def _split(self, rows: Rows, before: int | None) -> list[Rows]:

@@ -33,6 +33,9 @@ class RidgeCV(MomentsRegressor):
     .. math:: e_i = \frac{y_i - \hat y_i}{1 - h_i},\qquad
               h_i = \frac{w_i}{W}\Bigl(1 + \sum_k \frac{T_{ik}^2}{\lambda_k + r}\Bigr)
 
+    1 − h loses digits where a row decides its own prediction: with more features than rows and an alpha of 1e-6 of the
+    eigenvalues of XᵀX, single e are right to about 1e-8.
+
     ``cv=k``: k folds, each held out from the moments of the others; no further pass.
 
     Args:
