@@ -194,6 +194,24 @@ class StreamingQR:
         scalars = (torch.tensor(v, dtype=torch.float64, device=xx.device) for v in (self.count, _ROUNDOFF))
         return Statistics(xx.T @ xx, xx.T @ xy, xy.T @ xy + yy.T @ yy, self.mean_x, self.mean_y, *scalars)
 
+    def about_zero(self) -> StreamingQR:
+        """The factor of [x, y] themselves, with means of zero: R_xxᵀ R_xx = E[xxᵀ] (:meth:`Statistics.about_zero`).
+
+        For maps without a bias, and to be read only: rows added to it would be centred. Its error is that of one more
+        QR factorisation.
+        """
+        if self._origin is None:
+            raise StatisticsError("no samples were added (or all had weight zero): the mean is undefined")
+        top = self._factor()
+        r, _ = torch.geqrf(top[:, 1:] + top[:, :1] * self._origin)  # [1, z − o] [o; I] = z
+        r = r[: r.shape[1]].triu()
+        raw = StreamingQR(self.p, self.q, device=self.device)
+        raw.rows, raw.count, raw._origin = self.rows, self.count, torch.zeros_like(self._origin)
+        mean = top.new_zeros(1, top.shape[1])
+        mean[0, 0] = self.count**0.5
+        raw._parts = [torch.cat([mean, torch.cat([r.new_zeros(len(r), 1), r], dim=1)])]
+        return raw
+
     def __repr__(self) -> str:
         return f"StreamingQR(p={self.p}, q={self.q}, rows={self.rows}, device='{self.device}')"
 

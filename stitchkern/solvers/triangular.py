@@ -22,17 +22,25 @@ def least_squares_qr(
     ridge: float | Tensor = 0.0,
     rank: int | None = None,
     target_weight: Tensor | None = None,
+    rounding: Tensor | None = None,
 ) -> AffineMap:
     r"""`least_squares` from R_xx, R_xy, R_yy; a ridge is further rows, √ridge · I, under R_xx.
 
     With D the standard deviations of x and R_xx D⁻¹ = U Σ Vᵀ: Mᵀ = D⁻¹ V Σ⁺ Uᵀ R_xy, singular values below
     p ε σ_max dropped; reduced rank by the SVD of Uᵀ R_xy, the fitted values in an orthonormal basis.
+
+    Args:
+        rounding: (p,) what each feature of x was rounded by before it was added, in its own units. A direction that
+            moves no further than p times what this adds up to along it is dropped as well: features that are collinear
+            but for the rounding of large means, say.
     """
     r_xx, r_xy, _ = qr.factor()
     stats = qr.statistics()
     p, q = r_xy.shape
     if rank is not None:
         rank = check_rank(rank, p, q)
+    if rounding is not None:  # features that hardly move would share their noise with others of equal variance
+        r_xx = r_xx.masked_fill(p * rounding >= r_xx.square().sum(0).sqrt(), 0.0)
     penalty = ridges_of(ridge, stats)
     roots = None
     if target_weight is not None:
@@ -44,7 +52,10 @@ def least_squares_qr(
     scale = r_xx.square().sum(0).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     u, s, v = torch.linalg.svd(r_xx / scale, full_matrices=False)
-    keep = s > p * _EPS * s[0]
+    level = _EPS * s[0]
+    if rounding is not None:
+        level = level + (v * (rounding / scale)).square().sum(1).sqrt()
+    keep = s > p * level
     z = u[:, keep].T @ r_xy
     factors = None
     if rank is not None:

@@ -9,6 +9,7 @@ import torch
 import stitchkern as sk
 from stitchkern import reference
 from stitchkern.errors import ShapeError, StatisticsError
+from stitchkern.solvers.triangular import least_squares_qr
 
 
 def problem(g: torch.Generator, n: int, p: int, q: int, dtype=torch.float64):
@@ -171,3 +172,40 @@ def test_bad_arguments(generator):
     ]:
         with pytest.raises(error, match=match):
             call()
+
+
+def test_a_factor_about_zero(generator):
+    """R of the rows themselves: maps without a bias, right far from zero (κ = 1e6)."""
+    x = torch.randn(300, 6, generator=generator, dtype=torch.float64) + 1e6
+    y = x[:, :2] - x[:, 2:4] + torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    w = torch.rand(300, generator=generator, dtype=torch.float64)
+    qr = sk.StreamingQR(6, 2)
+    for i in range(0, 300, 70):
+        qr.update(x[i : i + 70], y[i : i + 70], weight=w[i : i + 70])
+    raw = qr.about_zero()
+    stats = raw.statistics()
+    assert torch.allclose(stats.cov_xx, (x * w[:, None]).T @ x / w.sum(), rtol=1e-12) and not stats.mean_x.any()
+    f = sk.least_squares(raw)
+    root = w.sqrt()[:, None]
+    expected = torch.from_numpy(np.linalg.lstsq((root * x).numpy(), (root * y).numpy())[0].T)
+    assert torch.allclose(f.weight, expected, rtol=1e-8, atol=1e-8) and not f.bias.any()
+    assert qr.rows == raw.rows == 300
+    assert sk.least_squares(qr).residual < f.residual  # the factor itself is still about its mean
+    with pytest.raises(StatisticsError, match="no samples"):
+        sk.StreamingQR(6, 2).about_zero()
+
+
+def test_a_factor_of_rounded_features(generator):
+    """A sum of features is one only up to the rounding of numbers far from zero; nearly constant ones are noise."""
+    x = torch.randn(300, 6, generator=generator, dtype=torch.float64)
+    x[:, 3] = x[:, 0] + x[:, 1]
+    x[:, 5] = 0
+    y = torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    expected = fit(x, y)
+    far = x + 1e6
+    far[::2, 5] += 2.0**-33  # one unit in the last place
+    qr = sk.StreamingQR(6, 2).update(far, y)
+    assert sk.least_squares(qr).dropped == 0
+    f = least_squares_qr(qr, rounding=torch.full((6,), 2.0**-53 * 1e6, dtype=torch.float64))
+    assert f.dropped == 2 and torch.allclose(f.weight[:, :5], expected.weight[:, :5], atol=1e-8)
+    assert not f.weight[:, 5].any()
