@@ -25,7 +25,8 @@ def test_qr_is_right_up_to_1e10(cond, allowed, generator):
     f = sk.lstsq(split(x, y), road="qr")
     assert f.method == "qr" and f.dropped == 0 and f.rank == 8
     assert relative(f.weight, expected, x) < min(allowed, f.error)
-    assert f.residual == pytest.approx((f(x) - y).square().sum(1).mean().item(), rel=1e-9)
+    # f(x) itself is rounded by up to 2^-53 ‖M‖‖x‖, and ‖M‖ grows with the condition
+    assert f.residual == pytest.approx((f(x) - y).square().sum(1).mean().item(), rel=max(1e-9, 1e-16 * cond))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
