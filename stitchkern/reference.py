@@ -87,7 +87,8 @@ def lsq_solve(cov_xx: Tensor, cov_xy: Tensor, ridge: Tensor, probes: Tensor) -> 
     """
     solutions, scores = torch.zeros_like(cov_xy, memory_format=torch.contiguous_format), cov_xx.new_zeros(len(cov_xx), 4)
     for c, s, r, solution, score in zip(cov_xx, cov_xy, ridge, solutions, scores, strict=True):
-        c = c.triu() + c.triu(1).T + r * torch.eye(len(c), dtype=c.dtype, device=c.device)
+        c = c.triu() + c.triu(1).T
+        c.diagonal().add_(r)
         usable = (c.diagonal() > 0) & c.diagonal().isfinite()
         d = torch.where(usable, c.diagonal(), 1.0).sqrt()
         a = c / d[:, None] / d
