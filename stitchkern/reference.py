@@ -95,7 +95,8 @@ def lsq_solve(
     sums, scores = cov_xx.new_zeros(count, 2, q), cov_xx.new_zeros(count, 5)
     for i, (c, s, mean, r) in enumerate(zip(cov_xx, cov_xy, mean_x, ridge, strict=True)):
         deviation = c.diagonal().clamp(min=0.0).sqrt()
-        c = c.triu() + c.triu(1).T + r * torch.eye(p, dtype=c.dtype, device=c.device)
+        c = c.triu() + c.triu(1).T
+        c.diagonal().add_(r)
         dead = c.diagonal() == 0
         usable = (c.diagonal() > 0) & c.diagonal().isfinite()
         d = torch.where(usable, c.diagonal(), 1.0).sqrt()

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: devices, and small hostile data."""
+"""Fixtures that every test may use: devices, the test executor, and small hostile data."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def loaded():
+    """The test executor, built once."""
+    from tests.executor.play import Executor
+
+    return Executor()
+
+
+@pytest.fixture
+def executor(loaded, monkeypatch: pytest.MonkeyPatch):
+    """The native ops are the CUDA kernels, run on the CPU by the test executor."""
+    from stitchkern import ops
+
+    monkeypatch.setattr(ops, "_library", torch.ops.stitchkern_executor)
+    loaded.play()
+    return loaded
 
 
 def layouts() -> dict[str, tuple]:

@@ -7,7 +7,6 @@ kernels that are wrong on purpose.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import subprocess
 import sys
@@ -20,59 +19,19 @@ from stitchkern import ops
 from stitchkern.errors import NotFiniteError
 from tests.conftest import layouts
 from tests.executor import build
+from tests.executor.play import KINDS, ORDERS, SANITIZED, run_under_sanitizers
 from tests.test_moments import HOSTILE, check, expected, hostile, rows_view
 
 pytestmark = pytest.mark.skipif(not build.AVAILABLE, reason=f"needs a C++ compiler ({build.CXX})")
-SANITIZED = os.environ.get("STITCHKERN_SANITIZE") == "1"
 
 LAYOUTS = layouts()
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
-KINDS = ["plain", "float64", "bf16x1", "bf16x3", "bf16x6"]
 # Largest error of a covariance, relative to the two standard deviations, reached only where few rows count.
 # float64 products: as the reference itself. bfloat16 rounds by up to 2^-8. One product: two roundings. Three:
 # u = hi + lo leaves 2^-16 of each factor, and the product of the two lo is dropped, another 2^-16; 48 truncated
 # sums between promotions add up to less than 2^-18. Six: the parts are exact; what is dropped is at most 2^-23,
 # and 24 truncations add up to 2^-20.
 TOLERANCE = {"plain": 1e-12, "float64": 1e-12, "bf16x1": 2.1 * 2**-8, "bf16x3": 3.25 * 2**-16, "bf16x6": 1.2 * 2**-20}
-
-
-class Executor:
-    """The library of kernels, and what it plays."""
-
-    def __init__(self) -> None:
-        path = str(build.build(SANITIZED))
-        torch.ops.load_library(path)
-        self.native = ctypes.CDLL(path)
-
-    def play(
-        self, kind: str | None = None, *, order: str = "forward", capability: int = 90, processors: int = 4
-    ) -> None:
-        index = -1 if kind is None else KINDS.index(kind)
-        self.native.executor_set(ORDERS[order], capability, processors, index)
-
-    def plan(
-        self, rows: int, p: int, q: int, *, float64: bool, precision: str, capability: int, processors: int
-    ) -> dict:
-        out = (ctypes.c_int64 * 6)()
-        code = ops.PRECISIONS[precision]
-        sizes = [ctypes.c_int64(v) for v in (rows, p, q)]
-        self.native.executor_moments_plan(*sizes, int(float64), code, capability, processors, out)
-        names = ("kind", "pairs", "splits", "split_rows", "bytes", "norm_chunks")
-        plan = dict(zip(names, out, strict=True))
-        return {**plan, "kind": KINDS[plan["kind"]]}
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Executor:
-    return Executor()
-
-
-@pytest.fixture
-def executor(loaded, monkeypatch) -> Executor:
-    monkeypatch.setattr(ops, "_library", torch.ops.stitchkern_executor)
-    loaded.play()
-    return loaded
 
 
 def tolerance(kind: str, dtype: torch.dtype = torch.float32) -> float:
@@ -354,13 +313,4 @@ def test_kernels_under_sanitizers():
             "no_rows",
         )
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-x", "-p", "no:cacheprovider", __file__, "-k", selection]
-    run = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=build.ROOT,
-        env={**build.sanitizer_environment(), "STITCHKERN_SANITIZE": "1"},
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[:8000]
-    assert "passed" in run.stdout and "Sanitizer" not in run.stderr
+    run_under_sanitizers(__file__, selection)

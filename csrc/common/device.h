@@ -63,6 +63,27 @@ SK_DEVICE T shuffle_xor(T v, int mask) {
 #endif
 }
 
+// v of lane `source`, which may differ from lane to lane.
+template <class T>
+SK_DEVICE T shuffle(T v, int source) {
+#if defined(STITCHKERN_EXECUTOR)
+  struct Lane {
+    T value;
+    int source;
+    T result;
+  } mine{v, source, v};
+  executor::collective("shuffle", &mine, [](void* const* lanes) {
+    for (int i = 0; i < WARP; ++i) {
+      auto* to = static_cast<Lane*>(lanes[i]);
+      to->result = static_cast<Lane*>(lanes[to->source % WARP])->value;
+    }
+  });
+  return mine.result;
+#else
+  return __shfl_sync(0xffffffffu, v, source);
+#endif
+}
+
 // The sum over the lanes whose numbers differ in the low bits only, `width` (a power of two) of them; every lane gets
 // it. The order is a fixed tree.
 template <class T>
@@ -71,6 +92,17 @@ SK_DEVICE T warp_sum(T v, int width = WARP) {
   for (int mask = WARP / 2; mask > 0; mask /= 2)
     if (mask < width) v += shuffle_xor(v, mask);
   return v;
+}
+
+// ---------------------------------------------------------------------------------------------------- arithmetic
+
+// 1 / sqrt(v), v > 0: half the latency of a root and a division.
+SK_DEVICE double inverse_sqrt(double v) {
+#if defined(STITCHKERN_EXECUTOR)
+  return 1 / std::sqrt(v);
+#else
+  return rsqrt(v);
+#endif
 }
 
 // ---------------------------------------------------------------------------------------------------- tensor cores
