@@ -85,7 +85,10 @@ def lsq_solve(cov_xx: Tensor, cov_xy: Tensor, ridge: Tensor, probes: Tensor) -> 
     Returns X (b, p, q) and (explained, pivot, norm, inverse) (b, 4). Where a pivot is not a positive number, X = 0 and
     the score is (0, that pivot, norm, inf). cov_xx (b, p, p), cov_xy (b, p, q), ridge (b,), probes (p, k).
     """
-    solutions, scores = torch.zeros_like(cov_xy, memory_format=torch.contiguous_format), cov_xx.new_zeros(len(cov_xx), 4)
+    solutions, scores = (
+        torch.zeros_like(cov_xy, memory_format=torch.contiguous_format),
+        cov_xx.new_zeros(len(cov_xx), 4),
+    )
     for c, s, r, solution, score in zip(cov_xx, cov_xy, ridge, solutions, scores, strict=True):
         c = c.triu() + c.triu(1).T
         c.diagonal().add_(r)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -18,9 +20,9 @@ def problems(g: torch.Generator, b: int, p: int, q: int, k: int = 8, ridge: floa
     x, y = (torch.randn(b, n, c, generator=g, dtype=torch.float64) for c in (p, q))
     if condition > 1:
         u, _, vt = torch.linalg.svd(x, full_matrices=False)
-        x = u * torch.logspace(0, -torch.tensor(condition).log10().item(), p, dtype=torch.float64) @ vt
+        x = u * torch.logspace(0, -math.log10(condition), p, dtype=torch.float64) @ vt
     c = (x.mT @ x) / n
-    c[:, *torch.tril_indices(p, p, -1)] = float("nan")
+    c.masked_fill_(torch.ones(p, p, dtype=torch.bool).tril(-1), float("nan"))
     probes = torch.randint(0, 2, (p, k), generator=g).double() * 2 - 1
     return c, (x.mT @ y) / n, torch.full((b,), ridge, dtype=torch.float64), probes
 

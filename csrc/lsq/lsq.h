@@ -27,12 +27,12 @@ enum Score : int { EXPLAINED, PIVOT, NORM, INVERSE, SCORES };
 
 // The batch. Inner two dimensions contiguous.
 struct Batch {
-  const double* cov_xx;  // [count, p, p], upper triangles
-  const double* cov_xy;  // [count, p, q]
-  const double* ridge;   // [count]
-  const double* probes;  // [p, k]; may be null when k == 0
-  double* solution;      // [count, p, q], contiguous, out
-  double* score;         // [count, SCORES], contiguous, out
+  const double* cov_xx;                        // [count, p, p], upper triangles
+  const double* cov_xy;                        // [count, p, q]
+  const double* ridge;                         // [count]
+  const double* probes;                        // [p, k]; may be null when k == 0
+  double* solution;                            // [count, p, q], contiguous, out
+  double* score;                               // [count, SCORES], contiguous, out
   int64_t stride_xx, stride_xy, stride_ridge;  // between problems, in elements
   int64_t count, q;
   int p, k;

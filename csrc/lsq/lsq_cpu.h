@@ -6,7 +6,7 @@
 namespace stitchkern::lsq {
 
 struct Kernels {
-  int64_t scratch_bytes;  // of one thread
+  int64_t scratch_bytes;                         // of one thread
   void (*solve)(const Problem&, void* scratch);  // scratch on a cache line
 };
 

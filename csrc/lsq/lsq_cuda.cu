@@ -30,8 +30,6 @@ Task plan(const Batch& batch, int capability) {
 std::tuple<Tensor, Tensor> lsq_solve_cuda(Tensor cov_xx, Tensor cov_xy, Tensor ridge, Tensor probes) {
   // check
   const auto [batch, solution, score] = unpack(cov_xx, cov_xy, ridge, probes);
-  poison(batch.solution, batch.count * batch.p * batch.q * int64_t(sizeof(double)));
-  poison(batch.score, batch.count * SCORES * int64_t(sizeof(double)));
 
   // nothing to do
   if (batch.count == 0) return {solution, score};
@@ -41,6 +39,8 @@ std::tuple<Tensor, Tensor> lsq_solve_cuda(Tensor cov_xx, Tensor cov_xy, Tensor r
   const torch::stable::accelerator::DeviceGuard guard(cov_xx.get_device_index());
 #endif
   const Task task = plan(batch, device_info(cov_xx.get_device_index()).capability);
+  poison(batch.solution, batch.count * batch.p * batch.q * int64_t(sizeof(double)));
+  poison(batch.score, batch.count * SCORES * int64_t(sizeof(double)));
 
   // launch
   launch("lsq solve", solve, batch.count, THREADS, task.shared_bytes(), current_stream(cov_xx.get_device_index()),

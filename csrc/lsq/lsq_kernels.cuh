@@ -1,7 +1,7 @@
 // Batches of small least-squares problems on the GPU: the kernel. Raw pointers and sizes only; lsq_cuda.cu plans.
 //
 // One block is one problem from its moments to its score: one launch, nothing in between in memory. What bounds it is
-// neither arithmetic (p = q = 64: 3.2e5 multiply-adds, 5 ns of an H200's float64 peak) nor reading (48 KB, 10 ns) but
+// neither arithmetic (p = q = 64: 3.2e5 multiply-adds, 19 ns of an H200's float64 peak) nor memory (80 KB, 17 ns) but
 // the chain of dependent steps: p pivots, one root after the other, then p rows down and p rows up. So barriers and
 // trips through memory are kept off that chain, and several problems share a multiprocessor where they fit:
 //
@@ -26,9 +26,9 @@ namespace stitchkern::lsq {
 using namespace stitchkern::device;
 
 inline constexpr int THREADS = 256, WARPS = THREADS / WARP;
-inline constexpr int PANEL = 8;                  // rows that are eliminated together
-inline constexpr int GROUP = 8;                  // columns of a warp
-inline constexpr int HALF = WARP / PANEL;        // a lane has column c and column c + HALF of them
+inline constexpr int PANEL = 8;            // rows that are eliminated together
+inline constexpr int GROUP = 8;            // columns of a warp
+inline constexpr int HALF = WARP / PANEL;  // a lane has column c and column c + HALF of them
 inline constexpr int LANE_COLUMNS = GROUP / HALF;
 inline constexpr int LANE_GROUPS = MAX_FEATURES / GROUP / WARPS;  // of a panel of U that one warp has at most
 static_assert(HALF * LANE_COLUMNS == GROUP && LANE_COLUMNS == 2 && PANEL == GROUP && MAX_FEATURES % PANEL == 0);
@@ -178,8 +178,7 @@ static __global__ void __launch_bounds__(THREADS, 2) solve(const __grid_constant
 #pragma unroll
       for (int c = 0; c < LANE_COLUMNS; ++c) block[row * PANEL + column + c * HALF] = v[0][c];
       __syncwarp();
-      if (lane() == 0)
-        status[1] = !factor_triangle(block, inverse + panel * PANEL, p - panel * PANEL, status[0]);
+      if (lane() == 0) status[1] = !factor_triangle(block, inverse + panel * PANEL, p - panel * PANEL, status[0]);
     }
     __syncthreads();
     failed = status[1] != 0;
