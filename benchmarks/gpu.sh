@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The GPU lane, on a machine with a GPU, a CUDA torch and nvcc; nothing is fetched. Builds in place, runs the suite on the
-# GPU too, runs the moments tests under compute-sanitizer, times; the table comes last. OUT: where logs go.
+# GPU too, runs the kernels' tests under compute-sanitizer, times; the tables come last. OUT: where logs go.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out="${OUT:-build/gpu}"
@@ -18,11 +18,13 @@ step() { # name, seconds, command…
 }
 step build 240 env STITCHKERN_CUDA=1 "$python" setup.py build_ext --inplace
 step doctor 60 "$python" -m stitchkern doctor
-step tests 180 "$python" -m pytest -q -x tests/test_moments.py tests/solvers tests/test_similarity.py tests/matching tests/models
+step tests 180 "$python" -m pytest -q -x tests/test_moments.py tests/test_lsq.py tests/solvers tests/test_similarity.py tests/matching tests/models
 for tool in memcheck racecheck synccheck; do
-  step "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -x tests/test_moments.py \
-    -k "cuda and (test_layouts or test_dtypes or test_weights) and not 300"
+  step "$tool" 140 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -x tests/test_moments.py \
+    tests/test_lsq.py -k "cuda and (((test_layouts or test_dtypes or test_weights) and not 300) or (test_sizes and \
+    (cuda-9- or cuda-33- or 128-33) and not 200) or (test_unsolvable and 20-8))"
 done
 step moments 120 "$python" -m benchmarks.gpu_moments "$out/moments.json"
-tail -n 40 "$out/moments.log"
+step lsq 60 "$python" -m benchmarks.gpu_lsq "$out/lsq.json"
+tail -n 40 "$out/moments.log" "$out/lsq.log"
 exit "$failed"
