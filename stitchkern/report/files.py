@@ -64,6 +64,8 @@ DEFINITIONS = (
     ),
 )
 
+_NESTED = ("rank_curve", "r2_by_rank", "procrustes")  # fields of PairResult
+
 
 def write(result: StitchingResult, out_dir: str | Path) -> Path:
     """Write `index.html`, `layers.png`, `similarity.png`, `layers.csv`, `result.json`; return the page.
@@ -124,9 +126,6 @@ def html(result: StitchingResult) -> str:
 def _numbers(pair: PairResult) -> dict[str, Any]:
     """Of the map without a bound; what hangs on a bound has a file of its own."""
     return {f.name: getattr(pair, f.name) for f in fields(pair) if f.name not in _NESTED}
-
-
-_NESTED = ("rank_curve", "r2_by_rank", "procrustes")
 
 
 def _rank_rows(pair: PairResult) -> Iterator[dict[str, Any]]:

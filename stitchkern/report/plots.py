@@ -203,7 +203,8 @@ def _rank_legend(figure: Figure, theme: Theme, procrustes: bool, *, y: float) ->
         names.append("Relative accuracy of Procrustes")
     figure.legend(
         handles, names, loc="upper left", bbox_to_anchor=(0.02, y), ncols=3, frameon=False, fontsize=10,
-        labelcolor=theme.ink, borderaxespad=0, borderpad=0.4, handletextpad=0.6, columnspacing=2.2, handler_map={tuple: HandlerTuple(ndivide=1)},
+        labelcolor=theme.ink, borderaxespad=0, borderpad=0.4, handletextpad=0.6, columnspacing=2.2,
+        handler_map={tuple: HandlerTuple(ndivide=1)},
     )  # fmt: skip
 
 
