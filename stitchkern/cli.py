@@ -90,6 +90,16 @@ def _shape(context: click.Context, parameter: click.Parameter, value: list[int] 
     return value
 
 
+def _ranks(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    """None: choose for me; []: no rank curve."""
+    if value is None or value.strip() == "none":
+        return None if value is None else []
+    ranks = _List(int, "integers separated by commas, or none").convert(value, parameter, context)
+    if min(ranks) < 1:
+        raise click.BadParameter(f"must be 1 at least; got {value!r}")
+    return list(ranks)
+
+
 def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     numbers = _List(float, "numbers separated by commas")
     for option in (
@@ -138,6 +148,14 @@ def demo(out: Path, quick: bool) -> None:
 )
 @click.option("--front-layer", "front_layers", multiple=True, metavar="NAME", help="With --end-layer; can be repeated.")
 @click.option("--end-layer", "end_layers", multiple=True, metavar="NAME", help="One for every --front-layer.")
+@click.option(
+    "--ranks",
+    metavar="K,…|none",
+    callback=_ranks,
+    help="Also test the best maps of these ranks; each takes about as long as the map itself.  "
+    "[default: 4, 8, 16, … below the full rank]",
+)
+@click.option("--no-procrustes", is_flag=True, help="Do not test the best orthogonal map.")
 @click.option("--resize", type=click.Choice(["bilinear", "nearest"]), help="Resample where spatial sizes differ.")
 @click.option(
     "--precision",
@@ -156,6 +174,8 @@ def stitch(
     layers: list[str] | None,
     front_layers: tuple[str, ...],
     end_layers: tuple[str, ...],
+    ranks: list[int] | None,
+    no_procrustes: bool,
     resize: str | None,
     precision: str,
     device: str,
@@ -182,7 +202,7 @@ def stitch(
     _make_folder(out)
     with _progress() as progress:
         result = stitch_specs(
-            front, end, parts, pairs,
+            front, end, parts, pairs, ranks=ranks, orthogonal=not no_procrustes,
             device=device, resize=resize, precision=precision, made=_made(), progress=progress,
         )  # fmt: skip
     _finish(result, out)
@@ -239,6 +259,9 @@ def _finish(result: StitchingResult, out: Path) -> None:
     own = " · ".join(f"{network.name} {network.accuracy:.1%}" for network in (result.front, result.end))
     click.echo(f"By themselves: {own}, on {result.test_images:,} test samples\n")
     _print(report.stitching_table(result))
+    if (ranks := report.rank_table(result)) is not None:
+        click.echo()
+        _print(ranks)
     click.echo(f"\n{result.headline}\n\nReport: {page}")
 
 

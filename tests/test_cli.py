@@ -144,6 +144,10 @@ A, B = "nets.py:Small@seed0.pt", "nets.py:Small@seed1.pt"
         ),
         (["stitch", A, B, "--data", "splits.npz", "--front-layer", "bn1"], ["equally often", "1 and 0"]),
         (["stitch", A, B, "--data", "splits.npz", "--resize", "cubic"], ["'--resize'", "bilinear"]),
+        (["stitch", A, B, "--data", "splits.npz", "--ranks", "2,7"], ["ranks must be 6 at most", "got 7"]),
+        (["stitch", A, B, "--data", "splits.npz", "--ranks", "2,0"], ["'--ranks'", "1 at least", "'2,0'"]),
+        (["stitch", A, B, "--data", "splits.npz", "--ranks", "2,x"], ["'--ranks'", "integers", "none", "'2,x'"]),
+        (["stitch", A, B, "--data", "splits.npz", "--ranks", ""], ["'--ranks'", "integers", "''"]),
         (["stitch", A, B, "--data", "splits.npz", "--device", "tpu7"], ["'--device'", "tpu7"]),
         (["stitch", A, B, "--data", "splits.npz", "--limit", "0"], ["'--limit'"]),
         (["stitch", A, B, "--data", "splits.npz", "--out", "nets.py/report"], ["--out"]),
@@ -237,6 +241,29 @@ def test_stitch_writes_a_report(run, tmp_path):
     assert listed.exit_code == 0 and "bn1" in listed.stdout
 
 
+def test_stitch_tests_the_ranks_that_were_asked_for(run, tmp_path):
+    result = run("stitch", A, B, "--data", "splits.npz", "--ranks", "2,5", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    found = StitchingResult.load(tmp_path / "result.json")
+    assert [[f.rank for f in pair.rank_curve] for pair in found.pairs] == [[2, 5, 6], [2, 5]]
+    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.split("Procrustes")[1].splitlines() if line}
+    for pair in found.pairs:
+        shown = [pair.at_rank(2), pair.at_rank(5), pair, pair.procrustes]
+        assert rows[pair.name] == [f"{f.relative_accuracy:.3f}" for f in shown]
+    result = run("stitch", A, B, "--data", "splits.npz", "--out", tmp_path / "auto")
+    found = StitchingResult.load(tmp_path / "auto" / "result.json")
+    assert [[f.rank for f in pair.rank_curve] for pair in found.pairs] == [[1, 2, 4, 6], [1, 2, 4, 5]]
+
+
+def test_stitch_without_ranks_and_procrustes(run, tmp_path):
+    result = run("stitch", A, B, "--data", "splits.npz", "--ranks", "none", "--no-procrustes", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    found = StitchingResult.load(tmp_path / "result.json")
+    assert not found.has_rank_curve and not found.has_procrustes
+    assert "full rank" not in result.stdout and "Procrustes" not in result.stdout
+    assert not (tmp_path / "ranks.csv").exists()
+
+
 def test_stitch_holds_out_a_fifth_where_there_is_no_test_part(run, tmp_path):
     result = run("stitch", A, B, "--data", "whole.npz", "--limit", "30", "--out", tmp_path)
     assert result.exit_code == 0
@@ -275,6 +302,9 @@ def test_demo_end_to_end(run, tmp_path):
     assert found.front.accuracy > 0.9 and found.end.accuracy > 0.9
     assert found.pairs[0].relative_accuracy > 0.98  # 16 channels hold a 3×3 patch of one colour without loss
     assert (tmp_path / "index.html").exists() and found.headline in result.stdout
+    assert [f.rank for f in found.pairs[-1].rank_curve] == [4, 8, 16, 32, 48]
+    assert found.pairs[-1].procrustes.relative_accuracy > 0.5 and (tmp_path / "ranks.png").exists()
+    assert "Procrustes" in result.stdout and "rank 32" in result.stdout
 
 
 def test_runs_as_a_module(tmp_path):

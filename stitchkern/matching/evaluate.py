@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,13 @@ from stitchkern.models.taps import Taps, call, device_of, frozen
 from stitchkern.moments import Moments
 from stitchkern.nn import ChannelMap
 
+Key = TypeVar("Key", bound=Pair | tuple[str, str, Hashable])
+"""(front layer, end layer), or with a third entry that tells stitches of one pair apart."""
+
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Accuracies on ``count`` samples, as fractions.
+class Evaluation(Generic[Key]):
+    """Accuracies on ``count`` samples, as fractions; those of stitched networks by the keys of the stitches.
 
     Attributes:
         front_accuracy, end_accuracy: of the two models by themselves.
@@ -32,25 +35,32 @@ class Evaluation:
     count: int
     front_accuracy: float
     end_accuracy: float
-    accuracy: dict[Pair, float]
-    relative: dict[Pair, float]
-    relative_se: dict[Pair, float]
+    accuracy: dict[Key, float]
+    relative: dict[Key, float]
+    relative_se: dict[Key, float]
 
 
 def evaluate(
     front: nn.Module,
     end: nn.Module,
-    stitches: Mapping[Pair, nn.Module],
+    stitches: Mapping[Key, nn.Module],
     batches: Iterable[Any],
     *,
     progress: Progress | None = None,
-) -> Evaluation:
+) -> Evaluation[Key]:
     """Top-1 accuracy of front, end and every stitched network, in one pass over (inputs, labels) batches.
 
     Per batch the front runs once for all its layers, the end once in full, and for each stitch the end's
     tail. Everything runs frozen and in eval mode and is left as it was. A model's outputs are logits (n,
     classes), or a tuple that starts with them, or an object with ``.logits``. A sample whose logits are not all
     finite counts as wrong.
+
+    Args:
+        front, end: the models; one object may be both.
+        stitches: by (front layer, end layer), or by (front layer, end layer, anything hashable) where one pair
+            has several; the result has the same keys.
+        batches: (inputs, labels).
+        progress: called as ``progress(done, total)`` after each batch; total is 0 where unknown.
 
     Raises:
         LayerError: unknown layer, one that does not run exactly once, or one of the end that its outputs do not
@@ -59,8 +69,8 @@ def evaluate(
             stitch that does not fit its layer.
         ValueError: no batch, or a batch without labels.
     """
-    taps = Taps(front, [a for a, _ in stitches])
-    tails = {b: Tail(end, b) for _, b in stitches}
+    taps = Taps(front, [key[0] for key in stitches])
+    tails = {b: Tail(end, b) for b in dict.fromkeys(key[1] for key in stitches)}
     count = front_right = end_right = 0
     right = dict.fromkeys(stitches, 0)
     both_right = dict.fromkeys(stitches, 0)
@@ -74,22 +84,23 @@ def evaluate(
             count += len(end_hits)
             front_right += int(front_hits.sum())
             end_right += int(end_hits.sum())
-            for (a, b), stitch in stitches.items():
-                # a stitch only reads; another module may write into what the next pair needs
-                x = held[a] if isinstance(stitch, ChannelMap) else held[a].clone()
-                hits = _hits(tails[b](stitch(x), inputs), labels)
-                right[a, b] += int(hits.sum())
-                both_right[a, b] += int((hits & end_hits).sum())
+            for key, stitch in stitches.items():
+                x = held[key[0]]
+                if not isinstance(stitch, ChannelMap):
+                    x = x.clone()  # another module than a stitch may write into what the next one reads
+                hits = _hits(tails[key[1]](stitch(x), inputs), labels)
+                right[key] += int(hits.sum())
+                both_right[key] += int((hits & end_hits).sum())
     if not count:
         raise ValueError("batches hold no sample")
     return Evaluation(
         count=count,
         front_accuracy=front_right / count,
         end_accuracy=end_right / count,
-        accuracy={pair: hits / count for pair, hits in right.items()},
-        relative={pair: hits / end_right if end_right else math.nan for pair, hits in right.items()},
+        accuracy={key: hits / count for key, hits in right.items()},
+        relative={key: hits / end_right if end_right else math.nan for key, hits in right.items()},
         relative_se={
-            pair: relative_standard_error(hits, end_right, both_right[pair], count) for pair, hits in right.items()
+            key: relative_standard_error(hits, end_right, both_right[key], count) for key, hits in right.items()
         },
     )
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stitchkern.report import plots
-from stitchkern.studies.result import StitchingResult
+from stitchkern.studies.result import OrthogonalResult, PairResult, RankResult, StitchingResult
 
 # x: the front's channels at one position of one image, y: the end's, Σ and means over all of them.
 DEFINITIONS = (
@@ -39,6 +41,18 @@ DEFINITIONS = (
     ("Residual", "What the stitch leaves unexplained, summed over channels.", "mean ‖W x + b − y‖²"),
     ("Rank", "Rank of the map that the data support.", "rank W"),
     (
+        "Rank k",
+        "The affine map of least squared error among those that pass through k channels at most (reduced-rank "
+        "regression). At the full rank nothing is bound, and it is the stitch.",
+        "min over rank W ≤ k, b of Σ ‖W x + b − y‖²",
+    ),
+    (
+        "Procrustes",
+        "The best rotation or reflection with a shift: what the layers share up to the choice of axes. Where one has "
+        "more channels, W keeps lengths on the side with fewer.",
+        "min over WᵀW = I, b of Σ ‖W x + b − y‖²",
+    ),
+    (
         "CKA",
         "Linear centred kernel alignment, every position of every image a sample.",
         "‖cov(x, y)‖² / (‖cov(x, x)‖ · ‖cov(y, y)‖)",
@@ -50,19 +64,30 @@ DEFINITIONS = (
     ),
 )
 
+_NESTED = ("rank_curve", "r2_by_rank", "procrustes")  # fields of PairResult
+
 
 def write(result: StitchingResult, out_dir: str | Path) -> Path:
     """Write `index.html`, `layers.png`, `similarity.png`, `layers.csv`, `result.json`; return the page.
 
-    The folder is made if need be, files of these names are replaced. Raises OSError where that fails.
+    Also `ranks.png` where the result has a rank curve, and `ranks.csv` where it has that or Procrustes. The folder
+    is made if need be, files of these names are replaced, and removed where this result has none. Raises OSError
+    where that fails.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").write_text(result.to_json(), encoding="utf-8")
-    _write_csv(result, out / "layers.csv")
+    _write_csv([_numbers(pair) for pair in result.pairs], out / "layers.csv")
     title = f"How well the front of {result.front.name} drives the end of {result.end.name}"
     plots.save_png(plots.by_layer(result, title=title), out / "layers.png")
     plots.save_png(plots.heat_map(result, title="Linear CKA of all layer pairs"), out / "similarity.png")
+    for name in ("ranks.png", "ranks.csv"):
+        (out / name).unlink(missing_ok=True)  # another result's would be taken for this one's
+    if result.has_rank_curve:
+        title = f"Rank of the map from {result.front.name} to {result.end.name}"
+        plots.save_png(plots.by_rank(result, title=title), out / "ranks.png")
+    if result.has_rank_curve or result.has_procrustes:
+        _write_csv([row for pair in result.pairs for row in _rank_rows(pair)], out / "ranks.csv")
     page = out / "index.html"
     page.write_text(html(result), encoding="utf-8")
     return page
@@ -83,21 +108,44 @@ def html(result: StitchingResult) -> str:
         thousands=lambda v: f"{v:,}",
         width=lambda v: f"{100 * min(max(v, 0.0), 1.0):.1f}" if math.isfinite(v) else "0",
     )
-    pictures = {}
-    for theme in (plots.LIGHT, plots.DARK):
-        for draw, label in (
-            (plots.by_layer, "Relative accuracy, CKA and R² by layer"),
-            (plots.heat_map, "Heat map of CKA"),
-        ):
-            name = f"{draw.__name__}_{theme.name}"
-            pictures[name] = Markup(plots.to_svg(draw(result, theme), label, salt=name))
+    drawn = [(plots.by_layer, "Relative accuracy, CKA and R² by layer"), (plots.heat_map, "Heat map of CKA")]
+    if result.has_rank_curve:
+        drawn.append((plots.by_rank, "Relative accuracy and R² by rank of the map, one panel per layer"))
+    pictures = {
+        f"{draw.__name__}_{theme.name}": Markup(
+            plots.to_svg(draw(result, theme), label, f"{draw.__name__}_{theme.name}")
+        )
+        for theme in (plots.LIGHT, plots.DARK)
+        for draw, label in drawn
+    }
     return environment.get_template("page.html.j2").render(
         result=result, plots=pictures, definitions=DEFINITIONS, light=plots.LIGHT, dark=plots.DARK
     )
 
 
-def _write_csv(result: StitchingResult, path: Path) -> None:
-    rows = [asdict(pair) for pair in result.pairs]
+def _numbers(pair: PairResult) -> dict[str, Any]:
+    """Of the map without a bound; what hangs on a bound has a file of its own."""
+    return {f.name: getattr(pair, f.name) for f in fields(pair) if f.name not in _NESTED}
+
+
+def _rank_rows(pair: PairResult) -> Iterator[dict[str, Any]]:
+    """One row per rank, the full one last, then Procrustes; ranks that were not tested have an R² alone."""
+    found: RankResult | OrthogonalResult | None
+    for rank, r2 in enumerate(pair.r2_by_rank, start=1):
+        found = pair.at_rank(rank)
+        numbers = asdict(found) if found else {"rank": rank, "r2": r2}
+        yield _rank_row(pair, "full" if rank == len(pair.r2_by_rank) else "reduced rank", numbers)
+    if found := pair.procrustes:
+        yield _rank_row(pair, "procrustes", asdict(found))
+
+
+def _rank_row(pair: PairResult, kind: str, numbers: dict[str, Any]) -> dict[str, Any]:
+    names = ("rank", "r2", "residual", "accuracy", "relative_accuracy", "relative_se", "distance")
+    start = {"front_layer": pair.front_layer, "end_layer": pair.end_layer, "map": kind}
+    return start | {name: numbers.get(name, "") for name in names}
+
+
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

@@ -1,20 +1,25 @@
-"""The two pictures of a stitching result, for light and dark surfaces, as PNG or as SVG inside a page."""
+"""The pictures of a stitching result, for light and dark surfaces, as PNG or as SVG inside a page."""
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from stitchkern.studies.result import StitchingResult
+from stitchkern.studies.result import PairResult, StitchingResult
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,16 @@ class Theme:
     accuracy: str
     cka: str
     r2: str
+    procrustes: str
     ramp: tuple[str, ...]
 
 
 LIGHT = Theme(
-    "light", "#ffffff", "#16202c", "#5c6773", "#e3e7eb", "#0b5fa5", "#cf5a00", "#7a8794",
+    "light", "#ffffff", "#16202c", "#5c6773", "#e3e7eb", "#0b5fa5", "#cf5a00", "#7a8794", "#2a8050",
     ("#f2f6fa", "#bcd6ea", "#6aa9d4", "#1f74b5", "#08335f"),
 )  # fmt: skip
 DARK = Theme(
-    "dark", "#12181f", "#e8edf2", "#9aa7b4", "#2b343e", "#62b4f5", "#f2994a", "#8d9aa8",
+    "dark", "#12181f", "#e8edf2", "#9aa7b4", "#2b343e", "#62b4f5", "#f2994a", "#8d9aa8", "#63c48b",
     ("#18222c", "#1c4468", "#2277b3", "#6fb7e6", "#e4f3fd"),
 )  # fmt: skip
 
@@ -121,6 +127,105 @@ def heat_map(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") 
     return figure
 
 
+def by_rank(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") -> Figure:
+    """One panel per layer: R² of every rank, relative accuracy of the ranks tested, Procrustes as a level."""
+    pairs = [pair for pair in result.pairs if pair.rank_curve]
+    columns = _columns(len(pairs))
+    rows = -(-len(pairs) // columns)
+    # All panels are alike, so margins in inches do, for a fraction of the time that a layout engine takes
+    wide, high = (6.2, 2.9) if len(pairs) == 1 else (2.15, 1.5)
+    left, right, between, above, below = 0.5, 0.2, 0.28, 0.42, 0.62
+    top = 0.36 + 0.5 * bool(title)
+    width = max(left + columns * wide + (columns - 1) * between + right, 6.9)
+    height = top + rows * (above + high) + below
+    figure = Figure(figsize=(width, height), facecolor=theme.surface)
+    grid = figure.subplots(
+        rows, columns, sharex=True, sharey=True, squeeze=False, subplot_kw={"facecolor": "none"},
+        gridspec_kw={
+            "left": left / width, "right": 1 - right / width, "wspace": between / wide,
+            "top": 1 - (top + above) / height, "bottom": below / height, "hspace": above / high,
+        },
+    )  # fmt: skip
+    if title:
+        _title(figure, theme, title, y=1 - 0.14 / height)
+    _rank_legend(figure, theme, result.has_procrustes, y=1 - (top - 0.36) / height)
+    for axes in grid.flat[len(pairs) :]:
+        axes.set_visible(False)
+
+    most = max(len(pair.r2_by_rank) for pair in pairs)
+    ticks = [2**i for i in range(0, most.bit_length(), 2 if most > 8 else 1)]
+    highest = max([1.0, *(f.relative_accuracy + _half(f.relative_se) for pair in pairs for f in pair.rank_curve
+                          if math.isfinite(f.relative_accuracy))])  # fmt: skip
+    for i, (axes, pair) in enumerate(zip(grid.flat, pairs, strict=False)):
+        _rank_panel(axes, pair, theme)
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(0.82, 1.22 * most)
+        axes.set_ylim(-0.02, 1.03 * highest)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
+        axes.tick_params(colors=theme.muted, labelsize=9, length=0, pad=5, labelbottom=i + columns >= len(pairs))
+        axes.spines[:].set_visible(False)
+        name = _label(pair.name)
+        axes.set_title(name, loc="left", fontsize=10.5 if len(name) < 20 else 8.5, color=theme.ink, pad=7)
+    grid[-1, 0].set_xlabel("rank of the map", loc="left", fontsize=10, color=theme.muted, labelpad=6)
+    return figure
+
+
+def _rank_panel(axes: Axes, pair: PairResult, theme: Theme) -> None:
+    axes.grid(color=theme.grid, linewidth=0.7)
+    axes.set_axisbelow(True)
+    if found := pair.procrustes:
+        half = _half(found.relative_se)
+        level = found.relative_accuracy
+        axes.axhspan(level - half, level + half, color=theme.procrustes, alpha=0.16, linewidth=0, zorder=1.5)
+        axes.axhline(level, color=theme.procrustes, linewidth=1.3, linestyle=(0, (4, 2)), zorder=2)
+    listed = _log_spaced(len(pair.r2_by_rank))
+    axes.plot(listed, [pair.r2_by_rank[k - 1] for k in listed], color=theme.r2, linewidth=1.4, zorder=3,
+              marker="." if len(listed) == 1 else None)  # fmt: skip
+    axes.errorbar(
+        [found.rank for found in pair.rank_curve], [found.relative_accuracy for found in pair.rank_curve],
+        yerr=[_half(found.relative_se) for found in pair.rank_curve], fmt="o", color=theme.accuracy, markersize=4.6,
+        markeredgecolor=theme.surface, markeredgewidth=0.7, elinewidth=1.4, capsize=0, zorder=4,
+    )  # fmt: skip
+
+
+def _rank_legend(figure: Figure, theme: Theme, procrustes: bool, *, y: float) -> None:
+    """One line above the panels, since no panel has room for names."""
+    handles: list[Any] = [
+        Line2D([], [], color=theme.accuracy, marker="o", linestyle="", markersize=6),
+        Line2D([], [], color=theme.r2, linewidth=1.6),
+    ]
+    names = ["Relative accuracy", "R²"]
+    if procrustes:
+        line = Line2D([], [], color=theme.procrustes, linewidth=1.3, linestyle=(0, (4, 2)))
+        handles.append((Patch(color=theme.procrustes, alpha=0.16, linewidth=0), line))
+        names.append("Relative accuracy of Procrustes")
+    figure.legend(
+        handles, names, loc="upper left", bbox_to_anchor=(0.02, y), ncols=3, frameon=False, fontsize=10,
+        labelcolor=theme.ink, borderaxespad=0, borderpad=0.4, handletextpad=0.6, columnspacing=2.2,
+        handler_map={tuple: HandlerTuple(ndivide=1)},
+    )  # fmt: skip
+
+
+def _columns(count: int) -> int:
+    """Of panels, so that rows are full where that can be and the page is filled."""
+    if count <= 4:
+        return count
+    most = 4 if count <= 16 else 5
+    return min(range(3, most + 1), key=lambda columns: (-count % columns, -columns))
+
+
+def _log_spaced(count: int) -> list[int]:
+    """1 … count, thinned where no eye could tell."""
+    return sorted({round(count ** (i / 160)) for i in range(161)} | set(range(1, min(count, 64) + 1)))
+
+
+def _half(standard_error: float) -> float:
+    """Half of the 95 % interval; none where it is undefined."""
+    return _Z95 * standard_error if math.isfinite(standard_error) else 0.0
+
+
 def _label(name: str) -> str:
     """A layer or model name as text: no formula where it holds dollars, its telling end where it is long."""
     short = name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
@@ -144,11 +249,16 @@ def to_svg(figure: Figure, label: str, salt: str) -> str:
     return svg.replace("<svg ", f"<svg {attributes} ", 1)
 
 
+def _title(figure: Figure, theme: Theme, title: str, **place: float) -> None:
+    text = title.replace("$", r"\$")
+    figure.suptitle(text, x=0.02, ha="left", fontsize=12, fontweight="bold", color=theme.ink, **place)
+
+
 def _figure(theme: Theme, width: float, height: float, title: str) -> tuple[Figure, Axes]:
     layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12)
     figure = Figure(figsize=(width, height + 0.5 * bool(title)), layout=layout, facecolor=theme.surface)
     if title:
-        figure.suptitle(title.replace("$", r"\$"), x=0.02, ha="left", fontsize=12, fontweight="bold", color=theme.ink)
+        _title(figure, theme, title)
     axes = figure.add_subplot(facecolor="none")
     axes.tick_params(colors=theme.ink, labelsize=10)
     axes.tick_params(axis="y", length=0)

@@ -34,6 +34,19 @@ def stitching_table(result: StitchingResult) -> Table:
     return table
 
 
+def rank_table(result: StitchingResult) -> Table | None:
+    """Relative accuracy by rank of the map, and of Procrustes; one row per layer. None where neither was tested."""
+    if not (result.has_rank_curve or result.has_procrustes):
+        return None
+    last = ["Procrustes"] if result.has_procrustes else []
+    table = _table("relative accuracy", *(f"rank {rank}" for rank in result.ranks), "full rank", *last)
+    for pair in result.pairs:
+        bounded = [pair.at_rank(rank) for rank in result.ranks]
+        found = [*bounded, pair, *([pair.procrustes] if last else [])]
+        table.add_row(Text(pair.name), *(_fixed(f.relative_accuracy) if f else "–" for f in found))
+    return table
+
+
 def layer_table(layers: Iterable[Layer], *, shapes: bool) -> Table:
     """One row per layer; `shapes`: with the shape of its output, or – where it cannot be stitched."""
     table = _table("layer", "type", *(["output"] if shapes else []), "parameters", left=2)

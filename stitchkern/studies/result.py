@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = "stitchkern-stitching-1"
+FORMAT = "stitchkern-stitching-2"
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,43 @@ class NetworkResult:
 
 
 @dataclass(frozen=True)
+class RankResult:
+    """The stitch of least squared error among those of rank at most `rank`: its fit, and the stitched network."""
+
+    rank: int
+    r2: float
+    residual: float
+    accuracy: float
+    relative_accuracy: float
+    relative_se: float
+
+
+@dataclass(frozen=True)
+class OrthogonalResult:
+    """The orthogonal stitch, Procrustes: its fit, and the stitched network.
+
+    `distance`: the orthogonal Procrustes distance of the centred layers, in units of their features.
+    """
+
+    r2: float
+    residual: float
+    distance: float
+    accuracy: float
+    relative_accuracy: float
+    relative_se: float
+
+
+@dataclass(frozen=True)
 class PairResult:
     """One front layer stitched into one end layer.
 
     `rows`: images × positions that the map was fitted on. `cka`, `cka_unbiased`, `r2`, `residual` describe
     these rows; `accuracy` and `relative_accuracy` the stitched network on the test images, `relative_se` is
     the standard error of the latter.
+
+    `rank_curve`: the ranks that were tested, ascending; the last is min(p, q), the map without a bound.
+    `r2_by_rank`: of the best map of each rank 1 … min(p, q). Both are empty where there is no rank curve.
+    `procrustes`: None where it was not asked for.
     """
 
     front_layer: str
@@ -43,12 +74,19 @@ class PairResult:
     accuracy: float
     relative_accuracy: float
     relative_se: float
+    rank_curve: list[RankResult] = field(default_factory=list)
+    r2_by_rank: list[float] = field(default_factory=list)
+    procrustes: OrthogonalResult | None = None
 
     @property
     def name(self) -> str:
         """`bn3` where both sides have that name, otherwise `bn3 → layer2.0`."""
         same = self.front_layer == self.end_layer
         return self.front_layer if same else f"{self.front_layer} → {self.end_layer}"
+
+    def at_rank(self, rank: int) -> RankResult | None:
+        """What was tested at this rank; None where nothing was."""
+        return next((found for found in self.rank_curve if found.rank == rank), None)
 
 
 @dataclass(frozen=True)
@@ -81,6 +119,19 @@ class StitchingResult:
         return min(self.pairs, key=lambda pair: pair.relative_accuracy)
 
     @property
+    def ranks(self) -> list[int]:
+        """The ranks that were tested at one layer at least, ascending, without those that bind at none."""
+        return sorted({found.rank for pair in self.pairs for found in pair.rank_curve[:-1]})
+
+    @property
+    def has_rank_curve(self) -> bool:
+        return any(pair.rank_curve for pair in self.pairs)
+
+    @property
+    def has_procrustes(self) -> bool:
+        return any(pair.procrustes for pair in self.pairs)
+
+    @property
     def headline(self) -> str:
         """The finding in one sentence."""
         if math.isnan(self.best.relative_accuracy):
@@ -106,16 +157,27 @@ class StitchingResult:
     def from_json(cls, text: str) -> StitchingResult:
         """The result that `to_json` wrote. Raises ValueError for any other JSON."""
         data = json.loads(text)
-        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-            raise ValueError(f"text must be JSON of format {FORMAT!r}")
+        found = data.pop("format", None) if isinstance(data, dict) else None
+        if found != FORMAT:
+            got = f"format {found!r}" if isinstance(found, str) else "no format"
+            raise ValueError(f"text must be JSON of format {FORMAT!r}, as this version writes it; got {got}")
         data["front"], data["end"] = (NetworkResult(**_with_nan(data[side])) for side in ("front", "end"))
-        data["pairs"] = [PairResult(**_with_nan(pair)) for pair in data["pairs"]]
+        data["pairs"] = [_pair(pair) for pair in data["pairs"]]
         data["similarity"] = SimilarityResult(**_with_nan(data["similarity"]))
         return cls(**data)
 
     @classmethod
     def load(cls, path: str | Path) -> StitchingResult:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def _pair(data: dict[str, Any]) -> PairResult:
+    curve, orthogonal = data.pop("rank_curve"), data.pop("procrustes")  # where null is None, not NaN
+    return PairResult(
+        **_with_nan(data),
+        rank_curve=[RankResult(**_with_nan(found)) for found in curve],
+        procrustes=orthogonal and OrthogonalResult(**_with_nan(orthogonal)),
+    )
 
 
 def _without_nan(value: Any) -> Any:

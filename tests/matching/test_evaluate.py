@@ -80,6 +80,25 @@ def test_each_model_runs_once_in_full_per_batch_and_upstream_never_again() -> No
     assert {key: ran.count(key) for key in ran} == {"front0": 2, "front4": 2, "end0": 2, "end4": 2 + 2 * 2}
 
 
+def test_many_stitches_of_one_pair_share_a_pass_and_keep_their_keys() -> None:
+    front, end, ran = net(0).eval(), net(1).eval(), []
+    fitted = match_direct(front, end, [("0", "0"), ("1", "1")], batches())
+    stitches = {
+        ("1", "1"): fitted["1", "1"].to_module(),
+        ("1", "1", 2): fitted["1", "1"].to_module(low_rank=True),
+        ("1", "1", ("none", None)): nn.Identity(),
+        ("0", "0", 2): fitted["0", "0"].to_module(),
+    }
+    expected = {key: accuracy(StitchedModel(front, end, *key[:2], stitch)) for key, stitch in stitches.items()}
+    for side, model in (("front", front), ("end", end)):
+        model[0].register_forward_hook(lambda *_, key=side: ran.append(key))
+    result = evaluate(front, end, stitches, batches())
+    assert result.accuracy == expected and list(result.accuracy) == list(stitches)
+    assert len(set(expected.values())) > 1  # or the keys might have been mixed up
+    assert list(result.relative) == list(result.relative_se) == list(stitches)
+    assert {key: ran.count(key) for key in ran} == {"front": 2, "end": 2}
+
+
 def test_models_and_stitches_are_as_they_were_found() -> None:
     front, end, stitch = net(0).train(), net(1).train(), nn.Sequential(nn.BatchNorm2d(4)).train()
     before = stitch[0].running_mean.clone(), front[1].running_mean.clone()

@@ -12,10 +12,30 @@ from rich.console import Console
 
 from stitchkern import report
 from stitchkern.report import plots
-from stitchkern.studies.result import NetworkResult, PairResult, SimilarityResult, StitchingResult
+from stitchkern.studies.result import (
+    NetworkResult,
+    OrthogonalResult,
+    PairResult,
+    RankResult,
+    SimilarityResult,
+    StitchingResult,
+)
+
+NESTED = ("rank_curve", "r2_by_rank", "procrustes")
 
 
-def make_result(layers=("bn1", "bn2", "bn3"), front="seed 0", end="seed 1"):
+def make_result(layers=("bn1", "bn2", "bn3"), front="seed 0", end="seed 1", ranks=(4, 8), orthogonal=True):
+    """The first layer has 8 channels on one side: there 8 is the full rank."""
+
+    def curve(i):
+        most = 16 if i else 8
+        full = 1 - 0.07 * i
+        return [
+            RankResult(k, 0.9 * k / most, 10 - 9 * k / most, 0.98 * share, share, 0.005)
+            for k in [*(k for k in ranks if k < most), most]
+            for share in [full if k == most else full * k / (k + 2)]
+        ]
+
     pairs = [
         PairResult(
             front_layer=name,
@@ -31,6 +51,9 @@ def make_result(layers=("bn1", "bn2", "bn3"), front="seed 0", end="seed 1"):
             accuracy=0.98 * (1 - 0.07 * i),
             relative_accuracy=1 - 0.07 * i,
             relative_se=0.004 * (i + 1),
+            rank_curve=curve(i) if ranks else [],
+            r2_by_rank=[0.9 * k / (16 if i else 8) for k in range(1, (16 if i else 8) + 1)] if ranks else [],
+            procrustes=OrthogonalResult(0.5, 3.0, 1.25, 0.8 - 0.1 * i, 0.815 - 0.1 * i, 0.01) if orthogonal else None,
         )
         for i, name in enumerate(layers)
     ]
@@ -82,9 +105,9 @@ def folder(tmp_path_factory):
 
 def test_writes_every_file(folder):
     assert {path.name for path in folder.iterdir()} == {
-        "index.html", "layers.csv", "layers.png", "result.json", "similarity.png",
+        "index.html", "layers.csv", "layers.png", "ranks.csv", "ranks.png", "result.json", "similarity.png",
     }  # fmt: skip
-    for name in ("layers.png", "similarity.png"):
+    for name in ("layers.png", "ranks.png", "similarity.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG\r\n")
 
 
@@ -160,9 +183,35 @@ def test_json_keeps_undefined_numbers_and_stays_strict():
     assert back.pairs[0] == result.pairs[0]
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"format": "something-else"}'])
-def test_other_json_is_refused(text):
-    with pytest.raises(ValueError, match="stitchkern-stitching-1"):
+def test_json_keeps_undefined_numbers_inside_lists_and_what_was_not_asked_for():
+    result = make_result()
+    nan = dataclasses.replace(result.pairs[0].rank_curve[0], relative_accuracy=math.nan)
+    result.pairs[0].rank_curve[0] = nan
+    result.pairs[0].r2_by_rank[2] = math.nan
+    rotation = dataclasses.replace(result.pairs[1].procrustes, relative_se=math.nan)
+    result.pairs[1] = dataclasses.replace(result.pairs[1], procrustes=rotation)
+    result.pairs[2] = dataclasses.replace(result.pairs[2], procrustes=None, rank_curve=[], r2_by_rank=[])
+    text = result.to_json()
+    assert "NaN" not in text
+    back = StitchingResult.from_json(text)
+    assert math.isnan(back.pairs[0].rank_curve[0].relative_accuracy) and math.isnan(back.pairs[0].r2_by_rank[2])
+    assert math.isnan(back.pairs[1].procrustes.relative_se)
+    assert dataclasses.replace(back.pairs[1].procrustes, relative_se=0) == dataclasses.replace(rotation, relative_se=0)
+    assert back.pairs[0].rank_curve[1:] == result.pairs[0].rank_curve[1:]
+    assert back.pairs[2] == result.pairs[2] and back.pairs[2].procrustes is None
+
+
+@pytest.mark.parametrize(
+    "text, got",
+    [
+        ("[]", "no format"),
+        ("{}", "no format"),
+        ('{"format": "something-else"}', "'something-else'"),
+        ('{"format": "stitchkern-stitching-1"}', "'stitchkern-stitching-1'"),
+    ],
+)
+def test_other_json_is_refused(text, got):
+    with pytest.raises(ValueError, match=f"of format 'stitchkern-stitching-2', .* got .*{got}"):
         StitchingResult.from_json(text)
 
 
@@ -170,8 +219,85 @@ def test_csv_holds_the_same_numbers(folder):
     with (folder / "layers.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row, pair in zip(rows, make_result().pairs, strict=True):
-        for name, value in dataclasses.asdict(pair).items():
+        numbers = {name: value for name, value in dataclasses.asdict(pair).items() if name not in NESTED}
+        assert list(row) == list(numbers)
+        for name, value in numbers.items():
             assert type(value)(row[name]) == value
+
+
+def test_csv_of_ranks_holds_every_rank_and_procrustes(folder):
+    with (folder / "ranks.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    pairs = make_result().pairs
+    assert len(rows) == sum(len(pair.r2_by_rank) + 1 for pair in pairs)
+    for pair in pairs:
+        mine = [row for row in rows if row["front_layer"] == pair.name]
+        *ranks, full, rotation = mine
+        assert [float(row["r2"]) for row in mine[:-1]] == pair.r2_by_rank
+        assert [int(row["rank"]) for row in mine[:-1]] == list(range(1, len(pair.r2_by_rank) + 1))
+        assert {row["map"] for row in ranks} == {"reduced rank"}
+        assert (full["map"], rotation["map"], rotation["rank"]) == ("full", "procrustes", "")
+        tested = {int(row["rank"]): float(row["relative_accuracy"]) for row in mine[:-1] if row["relative_accuracy"]}
+        assert tested == {found.rank: found.relative_accuracy for found in pair.rank_curve}
+        for name, value in dataclasses.asdict(pair.procrustes).items():
+            assert float(rotation[name]) == value
+
+
+def test_page_shows_the_table_by_rank(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    table = re.search(r"What a map of lower rank keeps.*?<table>(.*?)</table>", text, re.S).group(1)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)]
+    assert rows[0] == ["Relative accuracy", "Rank 4", "Rank 8", "Full rank", "Procrustes"]
+    assert rows[1] == ["bn1", "0.667", "1.000", "1.000", "0.815"]  # of 8 channels: rank 8 is the full one
+    assert rows[3] == ["bn3", "0.573", "0.688", "0.860", "0.615"]
+    assert "rank W ≤ k" in text and "WᵀW = I" in text
+
+
+@pytest.mark.parametrize("ranks, orthogonal", [((), False), ((), True), ((4,), False)])
+def test_what_was_not_tested_is_absent_and_leaves_no_file_of_another_result(tmp_path, ranks, orthogonal):
+    report.write(make_result(), tmp_path)
+    text = report.write(make_result(ranks=ranks, orthogonal=orthogonal), tmp_path).read_text(encoding="utf-8")
+    body = text[: text.index("What the numbers mean")]
+    assert Page(text).open == []
+    assert ("What a map of lower rank keeps" in body) == ("by rank of the map" in body) == bool(ranks)
+    assert ("What a rotation keeps" in body) == (orthogonal and not ranks)
+    assert ("Procrustes" in body) == orthogonal
+    assert ("Full rank</th>" in body) == bool(ranks or orthogonal)
+    assert (tmp_path / "ranks.png").exists() == bool(ranks)
+    assert (tmp_path / "ranks.csv").exists() == bool(ranks or orthogonal)
+    table = report.rank_table(make_result(ranks=ranks, orthogonal=orthogonal))
+    assert (table is None) == (not ranks and not orthogonal)
+
+
+def test_rank_panels_show_what_was_measured():
+    result = make_result()
+    figure = plots.by_rank(result, plots.DARK)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in panels] == ["bn1", "bn2", "bn3"]
+    for axes, pair in zip(panels, result.pairs, strict=True):
+        level, r2, markers = axes.get_lines()
+        assert set(level.get_ydata()) == {pair.procrustes.relative_accuracy}
+        assert list(r2.get_ydata()) == pair.r2_by_rank
+        assert list(markers.get_xdata()) == [found.rank for found in pair.rank_curve]
+        assert list(markers.get_ydata()) == [found.relative_accuracy for found in pair.rank_curve]
+        (bars,) = (lines for lines in axes.collections if len(lines.get_paths()) == len(pair.rank_curve))
+        ends = bars.get_paths()[0].vertices[:, 1]
+        assert ends[1] - ends[0] == pytest.approx(2 * 1.96 * pair.rank_curve[0].relative_se)
+        assert axes.get_xscale() == "log" and axes.get_ylim()[0] <= 0 and axes.get_ylim()[1] >= 1
+    plain = plots.by_rank(make_result(orthogonal=False))
+    assert len(plain.axes[0].get_lines()) == 2
+
+
+@pytest.mark.parametrize("count, columns", [(1, 1), (2, 2), (4, 4), (5, 3), (6, 3), (8, 4), (9, 3), (20, 5), (40, 5)])
+def test_panels_fill_rows(count, columns):
+    assert plots._columns(count) == columns
+
+
+def test_many_ranks_are_thinned_and_few_are_not():
+    assert plots._log_spaced(1) == [1] and plots._log_spaced(64) == list(range(1, 65))
+    thin = plots._log_spaced(4096)
+    assert (thin[0], thin[-1]) == (1, 4096) and len(thin) < 250
+    assert max(b / a for a, b in itertools.pairwise(thin[63:])) < 1.07
 
 
 def test_names_are_escaped(tmp_path):
@@ -189,6 +315,9 @@ def test_numbers_that_are_undefined_leave_a_page(tmp_path):
     result = make_result()
     result.pairs[0] = dataclasses.replace(result.pairs[0], cka=math.nan, cka_unbiased=math.nan)
     result.similarity.values[0][0] = math.nan
+    undefined = {"relative_accuracy": math.nan, "relative_se": math.nan}
+    for pair in result.pairs:
+        pair.rank_curve[:] = [dataclasses.replace(found, **undefined) for found in pair.rank_curve]
     assert "–" in report.write(result, tmp_path).read_text(encoding="utf-8")
 
 
@@ -221,3 +350,15 @@ def test_terminal_table():
     assert "[red]" in text
     line = next(line for line in text.splitlines() if line.startswith("bn3"))
     assert "0.860" in line and line.count("█") == 14
+
+
+def test_terminal_table_by_rank():
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(report.rank_table(make_result(layers=("bn1", "[red]", "bn3"), ranks=(4, 12))))
+    lines = [re.split(r"\s{2,}", line.strip()) for line in console.export_text().splitlines()]
+    assert lines == [
+        ["relative accuracy", "rank 4", "rank 12", "full rank", "Procrustes"],
+        ["bn1", "0.667", "–", "1.000", "0.815"],  # 8 channels have no rank 12
+        ["[red]", "0.620", "0.797", "0.930", "0.715"],
+        ["bn3", "0.573", "0.737", "0.860", "0.615"],
+    ]

@@ -72,12 +72,96 @@ def test_numbers_agree_with_their_definitions(batches):
     assert StitchingResult.from_json(result.to_json()) == result
 
 
+def test_ranks_and_procrustes_agree_with_their_definitions(batches):
+    front, end = small(0), small(1, channels=7)
+    result = stitch_layers(front, end, [("bn1", "bn1"), ("bn2", "bn2")], batches, batches, ranks=[3, 1, 3, 5])
+    inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    with torch.no_grad():
+        x, y = (model[:2](inputs).movedim(1, -1).flatten(0, -2).double() for model in (front, end))
+        xc, yc = x - x.mean(0), y - y.mean(0)
+        fitted = xc @ torch.linalg.lstsq(xc, yc).solution
+        u, s, v = torch.linalg.svd(fitted, full_matrices=False)
+        a, _, b = torch.linalg.svd(xc.T @ yc, full_matrices=False)
+        total = yc.square().sum()
+
+        def accuracy(mapped):
+            mapped = (mapped + y.mean(0)).float().view(60, 8, 8, 7).movedim(-1, 1)
+            return (end[2:](mapped).argmax(1) == labels).double().mean().item()
+
+        pair = result.pairs[0]
+        assert [found.rank for found in pair.rank_curve] == [1, 3, 5, 6]
+        assert [found.rank for found in result.pairs[1].rank_curve] == [1, 3, 5]  # five channels: 5 binds nothing
+        assert result.ranks == [1, 3, 5] and len(pair.r2_by_rank) == 6 and len(result.pairs[1].r2_by_rank) == 5
+        for k, r2 in enumerate(pair.r2_by_rank, start=1):
+            mapped = u[:, :k] * s[:k] @ v[:k]
+            assert r2 == pytest.approx((1 - (mapped - yc).square().sum() / total).item(), abs=1e-6)
+            if found := pair.at_rank(k):
+                assert found.r2 == pytest.approx(r2, abs=1e-6)
+                assert found.residual == pytest.approx((mapped - yc).square().sum(1).mean().item(), rel=1e-4)
+                assert found.accuracy == pytest.approx(accuracy(mapped), abs=1.5 / 60)
+                assert found.relative_accuracy == pytest.approx(found.accuracy / result.end.accuracy)
+        rotated = xc @ a @ b
+    assert pair.procrustes.residual == pytest.approx((rotated - yc).square().sum(1).mean().item(), rel=1e-5)
+    assert pair.procrustes.accuracy == pytest.approx(accuracy(rotated), abs=1.5 / 60)
+    assert pair.procrustes.r2 < pair.r2 and pair.procrustes.relative_se >= 0
+    assert pair.procrustes.distance > 0
+    assert StitchingResult.from_json(result.to_json()) == result
+
+
+def test_the_last_rank_is_the_map_itself(batches):
+    for pair in stitch_layers(small(0), small(1), [("bn1", "bn1"), ("bn2", "bn2")], batches, batches).pairs:
+        full = pair.rank_curve[-1]
+        assert full.rank == min(pair.front_channels, pair.end_channels)
+        for name in ("r2", "residual", "accuracy", "relative_accuracy", "relative_se"):
+            assert getattr(full, name) == getattr(pair, name)
+
+
+@pytest.mark.parametrize(
+    "most, ranks",
+    [(1, []), (2, [1]), (5, [1, 2, 4]), (8, [1, 2, 4]), (9, [4, 8]), (16, [4, 8]), (48, [4, 8, 16, 32])],
+)
+def test_automatic_ranks(batches, most, ranks):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, most), nn.Linear(most, 3)).eval()
+    (pair,) = stitch_layers(model, model, [("1", "1")], batches, batches).pairs
+    assert [found.rank for found in pair.rank_curve] == [*ranks, most]
+    assert len(pair.r2_by_rank) == most
+
+
+def test_what_is_not_asked_for_is_not_there(batches):
+    (pair,) = stitch_layers(small(0), small(1), [("bn1", "bn1")], batches, batches, ranks=(), orthogonal=False).pairs
+    assert pair.rank_curve == [] and pair.r2_by_rank == [] and pair.procrustes is None
+    (pair,) = stitch_layers(small(0), small(1), [("bn1", "bn1")], batches, batches, ranks=()).pairs
+    assert pair.rank_curve == [] and pair.procrustes is not None
+
+
+def test_ranks_that_fit_no_layer_are_an_error_before_any_pass(batches):
+    read = []
+
+    class Watched(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                read.append(len(batch[1]))
+                yield batch
+
+    pairs = [("bn1", "bn1"), ("bn2", "bn2")]
+    with pytest.raises(ShapeError, match=r"ranks must be 6 at most.*; got 7"):
+        stitch_layers(small(0), small(1), pairs, Watched(batches), batches, ranks=[2, 7])
+    assert read == [25]  # one look at the shapes
+    for wrong in (0, -1, 2.0, True):
+        with pytest.raises(ValueError, match="ranks must be positive integers; got"):
+            stitch_layers(small(0), small(1), pairs, batches, batches, ranks=[wrong])
+    with pytest.raises(ValueError, match="gave no batch"):
+        stitch_layers(small(0), small(1), pairs, [], batches, ranks=[2])
+
+
 def test_a_model_with_itself_is_perfect(batches):
     model = small(0)
     result = stitch_layers(model, model, [("bn1", "bn1"), ("bn2", "bn2")], batches, batches)
     for pair in result.pairs:
         assert pair.relative_accuracy == 1 and pair.relative_se == 0
         assert pair.cka == pytest.approx(1) and pair.r2 == pytest.approx(1)
+        assert pair.procrustes.relative_accuracy == 1 and pair.procrustes.r2 == pytest.approx(1)
+        assert pair.procrustes.distance == pytest.approx(0, abs=1e-3)
 
 
 def test_resize_where_spatial_sizes_differ(batches):
@@ -85,14 +169,29 @@ def test_resize_where_spatial_sizes_differ(batches):
     with pytest.raises(ShapeError, match="resize"):
         stitch_layers(front, end, [("bn1", "bn1")], batches, batches)
     result = stitch_layers(front, end, [("bn1", "bn1")], batches, batches, resize="bilinear")
-    assert result.pairs[0].rows == 60 * 64 and math.isfinite(result.pairs[0].relative_accuracy)
+    (pair,) = result.pairs
+    assert pair.rows == 60 * 64 and math.isfinite(pair.relative_accuracy)
+    inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    with torch.no_grad():
+        x, y = front[:2](inputs), end[:2](inputs)
+        x = nn.functional.interpolate(x, (8, 8), mode="bilinear")
+        rows = [side.movedim(1, -1).flatten(0, -2).double() for side in (x, y)]
+        for found, fitted in (
+            (pair.at_rank(2), sk.reduced_rank_path(sk.Moments(6, 6).update(*rows)).at(2)),
+            (pair.procrustes, sk.procrustes(sk.Moments(6, 6).update(*rows))),
+        ):
+            right = end[2:](fitted(x)).argmax(1) == labels
+            assert found.accuracy == pytest.approx(right.double().mean().item(), abs=1.5 / 60)
+            assert found.r2 == pytest.approx(fitted.r2, abs=1e-5)
 
 
 def test_a_dead_layer_has_no_cka_but_a_report(batches):
     front = small(0)
     nn.init.zeros_(front.bn1.weight)
     result = stitch_layers(front, small(1), [("bn1", "bn1")], batches, batches)
-    assert math.isnan(result.pairs[0].cka) and result.pairs[0].rank == 0
+    (pair,) = result.pairs
+    assert math.isnan(pair.cka) and pair.rank == 0
+    assert pair.r2_by_rank == [0] * 6 and {found.accuracy for found in pair.rank_curve} == {pair.accuracy}
 
 
 def test_models_are_left_as_they_were(batches):
@@ -165,6 +264,7 @@ def test_an_end_that_is_never_right_has_no_relative_accuracy_and_a_report(batche
     console = Console(width=200)
     with console.capture() as printed:
         console.print(report.stitching_table(result))
+        console.print(report.rank_table(result))
     page = report.write(result, tmp_path).read_text(encoding="utf-8")
     assert "undefined" in printed.get() and "nan" not in printed.get()
     assert "undefined" in page and not re.search(r"\bnan\b", page, re.I)
