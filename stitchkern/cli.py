@@ -152,7 +152,7 @@ def demo(out: Path, quick: bool) -> None:
     "--ranks",
     metavar="K,…|none",
     callback=_ranks,
-    help="Also test the best maps of these ranks; each takes about as long as the map itself.  "
+    help="Also test the best maps of these ranks; each takes about as long to test as the map itself.  "
     "[default: 4, 8, 16, … below the full rank]",
 )
 @click.option("--no-procrustes", is_flag=True, help="Do not test the best orthogonal map.")
