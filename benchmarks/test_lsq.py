@@ -154,7 +154,7 @@ def test_bootstrap(contender, blocks, benchmark):
 
     def many() -> Tensor:
         found = sk.bootstrap(stats, lambda s: sk.least_squares(s).r2, resamples=1000)
-        assert found.low <= found.value <= found.high
+        assert 0.1 < found.low <= found.high < 1
         return found.value
 
     def lstsq() -> Tensor:
@@ -176,7 +176,7 @@ def test_bootstrap(contender, blocks, benchmark):
 
 def conditioned(cond: float) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
-    n, p = 10_000, 128
+    n, p = 4_000, 64
     u = torch.linalg.qr(torch.randn(n, p, generator=g, dtype=torch.float64)).Q * n**0.5
     v = torch.linalg.qr(torch.randn(p, p, generator=g, dtype=torch.float64)).Q
     x = (u * torch.logspace(0, -torch.tensor(cond).log10().item(), p, dtype=torch.float64)) @ v.T + 3
@@ -221,4 +221,4 @@ def test_accuracy(cond, dtype, contender, benchmark):
     record(
         benchmark, f"weight error {dtype} {cond:.0e}", f"{dtype}, cond {cond:.0e}: error of the map", contender, error
     )
-    benchmark.pedantic(lambda: run(x, y), rounds=2, warmup_rounds=0)
+    benchmark.pedantic(lambda: run(x, y), rounds=1, warmup_rounds=1)
