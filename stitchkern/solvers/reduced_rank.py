@@ -103,11 +103,11 @@ def reduced_rank_path(
     factor = Factor(flat.cov_xx, flat_ridge, flat.epsilon)
     z = factor.forward(flat.cov_xy)  # (b, p, q)
     if q <= p:
-        values, vectors = _descending(z.mT @ z)
-        left, right = vectors, factor.back(z @ vectors).mT
+        values, vectors = _descending(_product(z.mT, z))
+        left, right = vectors, factor.back(_product(z, vectors)).mT
     else:
-        values, vectors = _descending(z @ z.mT)
-        left, right = z.mT @ vectors, factor.back(vectors).mT
+        values, vectors = _descending(_product(z, z.mT))
+        left, right = _product(z.mT, vectors), factor.back(vectors).mT
     singular = values.clamp(min=0.0).sqrt()
 
     explained = singular.square().cumsum(-1)
@@ -137,6 +137,11 @@ def reduced_rank_path(
         _error=error.reshape(batch),
         _method=factor.method,
     )
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b; of one large problem without the batched product, which takes twice as long on a CPU."""
+    return (a[0] @ b[0])[None] if len(a) == 1 else a @ b
 
 
 def _descending(gram: Tensor) -> tuple[Tensor, Tensor]:
