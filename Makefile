@@ -22,7 +22,7 @@ test: $(VENV)/.built
 
 bench: $(VENV)/.built
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/cpu.json $(ARGS)
-	$(PY) -m benchmarks.table benchmarks/results/cpu.json README.md
+	$(PY) -m benchmarks.table benchmarks/results/cpu.json README.md docs/BENCHMARKS.md
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

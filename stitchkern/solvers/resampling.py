@@ -56,9 +56,9 @@ def bootstrap(
 
     Each resample draws as many blocks as there are, with replacement, and puts their statistics together exactly
     (:meth:`Statistics.combine`): a sum of covariances, not another pass. Blocks should be independent of each other:
-    batches of different images, not positions of one image. Below ten blocks there are few distinct resamples. A resample
-    holds about 63 % of the blocks, some of them several times: what is measured on the data it was fitted to, as R² is,
-    comes out higher there, visibly so where p is not small beside the rows.
+    batches of different images, not positions of one image. Below ten blocks there are few distinct resamples. A
+    resample holds about 63 % of the blocks, some of them several times: what is measured on the data that were fitted,
+    as R² is, comes out higher there, visibly so where p is not small beside the rows.
 
     Args:
         blocks: moments of each block (at least two, all with weight), or :class:`Statistics` with blocks as the last
