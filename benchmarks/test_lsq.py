@@ -218,6 +218,8 @@ def test_accuracy(cond, dtype, contender, benchmark):
         expected = torch.linalg.solve_triangular(r, q.T @ y.double(), upper=True)[1:].T
     run = ACCURATE[contender]
     error = (((run(x, y).double() - expected) * scale).norm() / (expected * scale).norm()).item()
-    record(benchmark, f"weight error {dtype} {cond:.0e}", f"{dtype}, cond {cond:.0e}: error of the map", contender, error)
+    record(
+        benchmark, f"weight error {dtype} {cond:.0e}", f"{dtype}, cond {cond:.0e}: error of the map", contender, error
+    )
     benchmark.extra_info["accuracy"] = True
     benchmark.pedantic(lambda: run(x, y), rounds=1, warmup_rounds=1)

@@ -87,7 +87,7 @@ def test_second_moments(case, contender, benchmark):
     benchmark.group = f"second moments, float32 {name}"
     benchmark.extra_info.update(
         family="moments",
-        case=name,
+        case=f"second moments {name}",
         contender=contender,
         error=error,
         bytes=x.numel() * x.element_size(),

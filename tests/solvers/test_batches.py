@@ -67,6 +67,31 @@ def test_large_and_small_problems_take_the_same_answer(generator, monkeypatch):
     assert small.method == large.method and "eigh" in small.method
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_on_every_device(name, device, generator):
+    moments = stack(generator)
+    here = SOLVERS[name](moments)
+    there = SOLVERS[name]([m.to(device) for m in moments])
+    assert there.weight.device.type == there.bias.device.type == device.type
+    assert torch.allclose(there.weight.cpu(), here.weight, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(there.residual.cpu(), here.residual, rtol=1e-9, atol=1e-9) and there.method == here.method
+    assert there[0].to_module()(torch.zeros(1, 6, device=device)).device.type == device.type
+
+
+def test_resampling_and_roads_on_every_device(device, generator):
+    x, y = (t.to(device) for t in conditioned(generator, 300, 5, 3))
+    blocks = [sk.Moments(5, 3).update(x[i::6], y[i::6]) for i in range(6)]
+    found = sk.bootstrap(blocks, lambda s: sk.least_squares(s).r2, resamples=50)
+    assert found.value.device.type == device.type and found.low <= found.high
+    cv = sk.cross_validate(blocks, ridges=[0.0, 0.1], ranks=[1, 2, 3])
+    assert cv.fit().weight.device.type == device.type
+    plain = sk.least_squares(sk.Moments(5, 3).update(x, y)).weight
+    for road in ("moments", "refine", "qr", "auto"):
+        assert torch.allclose(sk.lstsq([(x, y)], road=road).weight, plain, rtol=1e-9, atol=1e-10), road
+    for weighting in (sk.weighting.power(2), sk.weighting.huber(1.0)):
+        assert sk.reweighted_least_squares([(x, y)], weighting).weight.device.type == device.type
+
+
 def test_raw_tensors_broadcast(generator):
     x, y = conditioned(generator, 50, 5, 3)
     s = sk.Statistics.of(sk.Moments(5, 3).update(x, y))
