@@ -70,8 +70,8 @@ def test_large_and_small_problems_take_the_same_answer(generator, monkeypatch):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_on_every_device(name, device, generator):
     moments = stack(generator)
-    here = SOLVERS[name](moments)
-    there = SOLVERS[name]([m.to(device) for m in moments])
+    here = SOLVERS[name](sk.Statistics.of(moments))
+    there = SOLVERS[name](sk.Statistics.of([m.to(device) for m in moments]))
     assert there.weight.device.type == there.bias.device.type == device.type
     assert torch.allclose(there.weight.cpu(), here.weight, rtol=1e-8, atol=1e-8)
     assert torch.allclose(there.residual.cpu(), here.residual, rtol=1e-9, atol=1e-9) and there.method == here.method
