@@ -213,6 +213,20 @@ class Moments:
         self._need_y()
         return self._cov(slice(self.p, None), slice(self.p, None))
 
+    def relative_roundoff(self) -> float:
+        """``epsilon``, or what subtracting the mean cost where the origin lies far from the data, at most 2^-24.
+
+        Covariances are E[zzᵀ] − E[z]E[z]ᵀ about the origin: of a feature with E z² = r var they keep 2^-53 r.
+        """
+        if self.count <= 0:
+            return self.epsilon
+        b = self._buffers
+        square = b["second"].diagonal() / b["totals"][_T["weight"]]
+        variance = square - (b["first"] / b["totals"][_T["weight"]]).square()
+        live = variance > 2.0**-48 * square
+        far = float((square[live] / variance[live]).max()) if bool(live.any()) else 1.0
+        return max(self.epsilon, min(2.0**-53 * far, 2.0**-24))
+
     def centred_norms(self) -> Tensor:
         """Σ w a², Σ w a b, Σ w b² (3,) with a = ‖x − x̄‖², b = ‖y − ȳ‖²: what unbiased HSIC adds to the covariances."""
         self._need_y()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -198,6 +199,7 @@ class LowRankStitch(ChannelMap):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(size, resize)
+        rank = operator.index(rank)
         if rank < 1:
             raise ValueError(f"rank must be at least 1; got {rank}")
         self.down = nn.Parameter(torch.empty(rank, p, device=device, dtype=dtype))
@@ -209,7 +211,7 @@ class LowRankStitch(ChannelMap):
         """Draw both layers as ``torch.nn.Linear`` does: uniformly from ±1/√(channels that come in)."""
         for parameter, width in ((self.down, self.p), (self.up, self.rank), (self.bias, self.rank)):
             if parameter is not None:
-                bound = 1 / math.sqrt(width)
+                bound = 1 / math.sqrt(width) if width else 0.0
                 nn.init.uniform_(parameter, -bound, bound)
 
     @classmethod

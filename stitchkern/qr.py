@@ -97,7 +97,9 @@ class StreamingQR:
             if not len(z):
                 continue
             if self._origin is None:
-                self._origin = z[0] + (z - z[0]).mean(0)  # of a constant feature the constant itself
+                away = z - z[0]
+                mean = away.mean(0) if w is None else (w / w.sum()) @ away
+                self._origin = z[0] + mean  # of a constant feature the constant itself
             block = torch.cat([z.new_ones(len(z), 1), z - self._origin], dim=1)
             self._add(block if w is None else block * w.sqrt()[:, None])
             self.count += float(len(z) if w is None else w.sum())
@@ -165,6 +167,8 @@ class StreamingQR:
             and origin.shape == (p + q,)
             and all(t.dtype == torch.float64 and bool(t.isfinite().all()) for t in (factor, origin))
         )
+        if fits and factor is not None:  # its first column is √W e₁, and nothing lies below the diagonal
+            fits = not bool(factor.tril(-1).any()) and abs(float(factor[0, 0]) ** 2 - count) <= 1e-9 * count
         if not fits or min(p, q) < 1 or rows < 0 or not 0 <= count < float("inf"):
             raise StatisticsError(f"{os.fspath(path)} is damaged: its tensors do not fit p={p}, q={q}")
         state = {"factor": factor, "origin": origin, "rows": rows, "count": count}
@@ -178,6 +182,8 @@ class StreamingQR:
         short = self.p + self.q - len(r)
         if short > 0:  # fewer rows than features
             r = torch.cat([r, r.new_zeros(short, r.shape[1])])
+        if not bool(r.isfinite().all()):
+            raise StatisticsError("the factor overflows float64; scale the features down")
         return r[: self.p, : self.p], r[: self.p, self.p :], r[self.p :, self.p :]
 
     @property

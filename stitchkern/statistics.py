@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -96,7 +96,9 @@ class Statistics:
             raise ShapeError(
                 f"leading dimensions do not broadcast: {', '.join(map(str, map(tuple, batches)))}"
             ) from None
-        full = {name: t.double().expand((*batch, *t.shape[t.ndim - _DIMS[name] :])) for name, t in named.items()}
+        full = {
+            name: t.detach().double().expand((*batch, *t.shape[t.ndim - _DIMS[name] :])) for name, t in named.items()
+        }
         stats = cls(**full)
         stats._check()
         return stats
@@ -108,6 +110,7 @@ class Statistics:
             return source
         if isinstance(source, Moments):
             device = source.device
+            epsilon = source.relative_roundoff()
             return cls(
                 source.cov_xx,
                 source.cov_xy,
@@ -115,7 +118,7 @@ class Statistics:
                 source.mean_x,
                 source.mean_y,
                 torch.tensor(source.count, dtype=torch.float64, device=device),
-                torch.tensor(source.epsilon, dtype=torch.float64, device=device),
+                torch.tensor(epsilon, dtype=torch.float64, device=device),
             )
         if isinstance(source, Sequence) and not isinstance(source, str):
             return cls.stack([cls.of(s) for s in source])
@@ -154,7 +157,8 @@ class Statistics:
         """A part of the batch."""
         if not self.batch:
             raise IndexError("these statistics have no batch dimension")
-        return Statistics(*(getattr(self, f.name)[index] for f in fields(self)))
+        take = pick(self.batch, index)
+        return Statistics(*(take(getattr(self, f.name)) for f in fields(self)))
 
     def reshape(self, *batch: int) -> Statistics:
         """The same problems under other leading dimensions."""
@@ -174,21 +178,26 @@ class Statistics:
         .. math:: W = \sum_b c_b W_b,\quad \bar x = \tfrac1W\sum_b c_b W_b \bar x_b,\quad
                   S = \tfrac1W\sum_b c_b W_b\,(S_b + \bar x_b\bar x_b^\top) - \bar x\bar x^\top
 
-        about an origin near all means, so that nothing cancels. For merging, folds, bootstrap, jackknife.
+        about the mean of all blocks, or, where their means differ by far more than they spread, of each combination.
+        For merging, folds, bootstrap, jackknife.
 
         Args:
             weights: (r, b) non-negative multiplicities c; blocks (…, b) give statistics (…, r).
 
         Raises:
+            ValueError: a negative weight. ShapeError: another number of blocks.
             StatisticsError: the blocks' counts are not known, or a combination has no weight.
         """
+        weights = torch.as_tensor(weights, dtype=torch.float64, device=self.device)
+        if not bool((weights.isfinite() & (weights >= 0)).all()):
+            raise ValueError("weights must be non-negative and finite")
         if not self.batch or weights.ndim != 2 or weights.shape[1] != self.batch[-1]:
             raise ShapeError(
                 f"weights must be (r, {self.batch[-1] if self.batch else 'b'}); got {tuple(weights.shape)}"
             )
         if not bool(self.count.isfinite().all()):
             raise StatisticsError("blocks can only be combined where their counts are known")
-        share = weights.to(self.count) * self.count[..., None, :]  # (…, r, b)
+        share = weights * self.count[..., None, :]  # (…, r, b)
         total = share.sum(-1, keepdim=True)
         if not bool((total > 0).all()):
             raise StatisticsError("a combination of blocks has no weight")
@@ -198,7 +207,16 @@ class Statistics:
         for side, mean in (("x", self.mean_x), ("y", self.mean_y)):
             origin = (everything[..., None] * mean).sum(-2, keepdim=True)
             means[side] = origin, mean - origin, share @ (mean - origin)  # origin, of blocks, of combinations
+        apart = any(
+            bool((means[i][1].square() > 256 * cov.diagonal(dim1=-2, dim2=-1)).any())
+            for i, cov in (("x", self.cov_xx), ("y", self.cov_yy))
+        )
         for i, j, cov in (("x", "x", self.cov_xx), ("x", "y", self.cov_xy), ("y", "y", self.cov_yy)):
+            if apart:  # Σ_b share_b (x̄_b − x̄)(ȳ_b − ȳ)ᵀ: as many products again, but nothing cancels
+                u, v = (means[k][1][..., None, :, :] - means[k][2][..., :, None, :] for k in (i, j))
+                mixed = (share @ cov.flatten(-2)).unflatten(-1, cov.shape[-2:])
+                sums[i + j] = mixed.add_((u * share[..., None]).mT @ v)
+                continue
             second = cov + means[i][1][..., :, None] * means[j][1][..., None, :]
             mixed = (share @ second.flatten(-2)).unflatten(-1, cov.shape[-2:])
             sums[i + j] = mixed.sub_(means[i][2][..., :, None] * means[j][2][..., None, :])
@@ -234,7 +252,7 @@ class Statistics:
             if f.name != "count" and not bool(getattr(self, f.name).isfinite().all()):
                 raise NotFiniteError(f"{f.name} holds NaN or Inf")
         reach = {}
-        slack = 1 + 64 * self.epsilon.max()
+        slack = 1 + 64 * self.epsilon[..., None, None]
         for name in ("cov_xx", "cov_yy"):
             cov = getattr(self, name)
             variance = cov.diagonal(dim1=-2, dim2=-1)
@@ -249,6 +267,17 @@ class Statistics:
         both = reach["cov_xx"][..., :, None] * reach["cov_yy"][..., None, :]
         if bool((self.cov_xy.abs() > slack * both).any()):
             raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: a correlation exceeds 1")
+
+
+def pick(batch: torch.Size, index: Any) -> Callable[[Tensor], Tensor]:
+    """What indexing the batch dimensions alone takes from a tensor that has more after them."""
+    where = torch.arange(batch.numel()).view(batch)[index]
+
+    def take(t: Tensor) -> Tensor:
+        rest = t.shape[len(batch) :] if t.shape[: len(batch)] == batch else t.shape[1:]
+        return t.reshape(batch.numel(), *rest)[where.to(t.device)]
+
+    return take
 
 
 _DIMS = {"cov_xx": 2, "cov_xy": 2, "cov_yy": 2, "mean_x": 1, "mean_y": 1, "count": 0, "epsilon": 0}

@@ -117,7 +117,7 @@ def _writable_view(a: np.ndarray) -> np.ndarray:
 
 
 def read_x(estimator: Any, X: Any) -> Any:
-    """X (n, p) to predict from, in float64 or float32 (a tensor: any floating type), with the fitted features."""
+    """X (n, p) to predict from, in float64 or float32, with the fitted features."""
     if isinstance(X, Tensor):
         return _tensor_x(estimator, X, reset=False)
     return validate_data(estimator, X, reset=False, dtype=_FLOATS)
@@ -171,4 +171,4 @@ def _tensor_x(estimator: Any, x: Tensor, *, reset: bool) -> Tensor:
             del estimator.feature_names_in_
     elif p != estimator.n_features_in_:
         raise ValueError(f"X has {p} features, but {name} is expecting {estimator.n_features_in_} features as input")
-    return x if x.is_floating_point() else x.double()
+    return x if x.dtype in (torch.float64, torch.float32) else x.double()

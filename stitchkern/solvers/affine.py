@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stitchkern.errors import ShapeError
-from stitchkern.statistics import Statistics
+from stitchkern.errors import ShapeError, StatisticsError
+from stitchkern.statistics import Statistics, pick
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,13 +58,13 @@ class AffineMap:
         """A part of the batch: one map, or a smaller batch."""
         if not self.batch:
             raise IndexError("this is one map, not a batch")
-        which = torch.arange(self.batch.numel()).view(self.batch)[index].flatten().tolist()
+        take = pick(self.batch, index)
         part: dict[str, Any] = {
-            f.name: value[index] if isinstance(value := getattr(self, f.name), Tensor) else value for f in fields(self)
+            f.name: take(value) if isinstance(value := getattr(self, f.name), Tensor) else value for f in fields(self)
         }
-        part["method"] = tuple(self.method[i] for i in which)
+        part["method"] = tuple(self.method[i] for i in take(torch.arange(self.batch.numel())).flatten().tolist())
         if self.factors is not None:
-            part["factors"] = (self.factors[0][index], self.factors[1][index])
+            part["factors"] = (take(self.factors[0]), take(self.factors[1]))
         return type(self)(**part)._settled()
 
     def __call__(self, x: Tensor, channel_dim: int | None = None) -> Tensor:
@@ -73,8 +73,10 @@ class AffineMap:
         A batch of maps takes x (…, n, p), or (n, p) for all of them.
 
         Raises:
-            ShapeError: x does not have p channels there.
+            ShapeError: x does not have p channels there. TypeError: x is not of a floating-point type.
         """
+        if not x.is_floating_point():
+            raise TypeError(f"x must be a floating-point tensor; got {x.dtype}")
         dim = -1 if self.batch else (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
         p = self.weight.shape[-1]
         if x.ndim == 0 or x.shape[dim] != p:
@@ -119,11 +121,23 @@ class AffineMap:
         return torch.nn.Sequential(_plain(down, None, spatial), _plain(up, bias, spatial))
 
     def balanced_factors(self) -> tuple[Tensor, Tensor]:
-        """A (q, k), B (k, p) with M = A B, k = max(rank, 1) and equal column and row norms: √σ of each direction."""
-        u, s, v = torch.linalg.svd(self.weight, full_matrices=False)
-        k = max(int(self.rank), 1)
-        root = s[:k].sqrt()
-        return u[:, :k] * root, root[:, None] * v[:k]
+        """A (q, k), B (k, p) with M = A B; column i of A and row i of B have one norm.
+
+        Those that the solver found where there are such, otherwise from an SVD of M with columns of unit norm, so that
+        features of small scale keep their part; k = max(rank, 1).
+        """
+        if self.factors is None:
+            columns = self.weight.square().sum(0).sqrt()
+            columns = torch.where(columns > 0, columns, 1.0)
+            u, s, v = torch.linalg.svd(self.weight / columns, full_matrices=False)
+            k = max(int(self.rank), 1)
+            a, b = u[:, :k] * s[:k], v[:k] * columns
+        else:
+            a, b = self.factors
+        norms = a.square().sum(0).sqrt(), b.square().sum(1).sqrt()
+        both = (norms[0] > 0) & (norms[1] > 0)
+        root = torch.where(both, norms[1] / torch.where(both, norms[0], 1.0), 1.0).sqrt()
+        return a * root, b / root[:, None]
 
     def __repr__(self) -> str:
         q, p = self.weight.shape[-2:]
@@ -177,6 +191,11 @@ def settle(
     # Σⱼ |Mₖⱼ| σⱼ + σₖ: what rounding of a covariance acts on
     reach = sums[..., 1, :] + stats.cov_yy.diagonal(dim1=-2, dim2=-1).sqrt()
     batch = weight.shape[:-2]
+    if not bool((residual.isfinite() & total.isfinite()).all() and weight.isfinite().all()):
+        raise StatisticsError("the map or its residual leaves the range of float64; scale the features")
+    impossible = explained - total > 1e-6 * total + 800 * stats.epsilon * reach.square().sum(-1)
+    if bool(impossible.any()):
+        raise StatisticsError("the statistics are indefinite: x would explain more of y than there is")
     return kind(
         weight=weight,
         bias=stats.mean_y - sums[..., 0, :],

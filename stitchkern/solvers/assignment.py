@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stitchkern.statistics import Source
 
 #: above this side a soft matching is solved as a linear programme instead of an assignment of copies
-_COPIES = 4096
+_COPIES = 512
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,8 +39,8 @@ def permutation(m: Source, *, criterion: str = "covariance", scale: bool = False
     .. math:: \max_\pi \sum_k g_{\pi(k)k},\qquad g = \mathrm{cov}(x_j, y_k) - \tfrac12 \mathrm{var}(x_j)
               \text{ or } \mathrm{corr}(x_j, y_k)
 
-    The first minimises E‖P x + b − y‖² over all (partial) permutations P; the second matches features whatever their
-    scales. With p > q some features of x are left over, with p < q some rows of P are zero. Solved by scipy's
+    The first minimises E‖P x + b − y‖² over all matchings of min(p, q) pairs; the second matches features whatever
+    their scales. With p > q some features of x are left over, with p < q some rows of P are zero. Solved by scipy's
     ``linear_sum_assignment`` (Li et al. 2016; Ainsworth et al. 2023, "activation matching").
 
     Args:
@@ -83,8 +83,11 @@ def semi_matching(m: Source, *, criterion: str = "correlation", scale: bool = Tr
     """
     stats = Statistics.of(m)
     flat = stats.reshape(stats.batch.numel())
-    best = _gain(flat, criterion).max(dim=-2)
-    return _matched(stats, flat, torch.where(best.values != 0, best.indices, -1), scale, "argmax")
+    gain = _gain(flat, criterion)
+    dead = flat.cov_xx.diagonal(dim1=-2, dim2=-1)[..., None] == 0
+    best = gain.masked_fill(dead, -torch.inf).max(dim=-2)
+    matched = best.values.isfinite() & (best.values != 0)
+    return _matched(stats, flat, torch.where(matched, best.indices, -1), scale, "argmax")
 
 
 def soft_matching(m: Source) -> MatchedMap:
@@ -95,8 +98,9 @@ def soft_matching(m: Source) -> MatchedMap:
 
     about the means. For p = q it is the best permutation. ``distance`` is the root of the optimum, the soft-matching
     distance of Khosla and Williams 2024. Features are compared in their own units: scale them first where that is not
-    meant. Solved exactly: as an assignment of copies (scipy ``linear_sum_assignment``) where lcm(p, q) ≤ 4096,
-    otherwise as a linear programme (scipy's HiGHS), which takes minutes from p·q about 1e5 on.
+    meant. Solved exactly as an assignment of copies (scipy ``linear_sum_assignment``) where lcm(p, q) ≤ 512 or p = q,
+    otherwise as a linear programme (scipy's HiGHS) to 1e-10 of the largest cost, which takes minutes from p·q about
+    1e5 on.
 
     Raises: as :func:`least_squares`.
     """
@@ -104,7 +108,9 @@ def soft_matching(m: Source) -> MatchedMap:
     flat = stats.reshape(stats.batch.numel())
     variances = flat.cov_xx.diagonal(dim1=-2, dim2=-1)[..., None], flat.cov_yy.diagonal(dim1=-2, dim2=-1)[..., None, :]
     cost = variances[0] + variances[1] - 2 * flat.cov_xy
-    plans = torch.stack([torch.from_numpy(_transport(c)) for c in cost.cpu().numpy()]).to(stats.device)
+    plans = torch.zeros_like(cost)
+    for plan, c in zip(plans, cost.cpu().numpy(), strict=True):
+        plan.copy_(torch.from_numpy(_transport(c)))
     weight = (stats.q * plans.mT).reshape(*stats.batch, stats.q, stats.p)
     value = (plans * cost).sum((-2, -1)).clamp(min=0.0).sqrt()
     return settle(
@@ -118,6 +124,10 @@ def soft_matching(m: Source) -> MatchedMap:
         matches=weight.argmax(-1),
         distance=value.reshape(stats.batch),
     )
+
+
+#: of HiGHS, the tightest it takes
+_EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
 def _gain(stats: Statistics, criterion: str) -> Tensor:
@@ -164,7 +174,7 @@ def _transport(cost: np.ndarray) -> np.ndarray:
 
     p, q = cost.shape
     copies = math.lcm(p, q)
-    if copies <= _COPIES:
+    if copies <= _COPIES or p == q:
         rows, columns = linear_sum_assignment(np.repeat(np.repeat(cost, copies // p, 0), copies // q, 1))
         plan = np.zeros((p, q))
         np.add.at(plan, (rows // (copies // p), columns // (copies // q)), 1.0 / copies)
@@ -172,7 +182,7 @@ def _transport(cost: np.ndarray) -> np.ndarray:
     marginals = vstack([kron(eye_array(p), np.ones((1, q))), kron(np.ones((1, p)), eye_array(q))]).tocsr()
     mass = np.concatenate([np.full(p, 1 / p), np.full(q, 1 / q)])
     scale = np.abs(cost).max() or 1.0
-    solved = linprog((cost / scale).ravel(), A_eq=marginals, b_eq=mass, method="highs")
+    solved = linprog((cost / scale).ravel(), A_eq=marginals, b_eq=mass, method="highs", options=_EXACT)
     if not solved.success:
         raise RuntimeError(f"the transport programme was not solved: {solved.message}")
     return solved.x.reshape(p, q)

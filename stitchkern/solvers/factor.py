@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,30 @@ def correlation(cov_xx: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
     return a, scale
 
 
+def inverse_norm(probed: Tensor, pivot: Tensor) -> Tensor:
+    """‖A⁻¹‖_F from its estimate by probes, which may miss a direction, and its lower bound by the smallest pivot."""
+    return torch.maximum(probed, torch.where(pivot > 0, 1 / torch.where(pivot > 0, pivot, 1.0), torch.inf))
+
+
+def null_space(lost: Tensor, scale: Tensor, rounding: Tensor) -> Tensor:
+    """An orthonormal basis, in x's own units, of the directions that x never moves along: D⁻¹ ``lost`` (p, k).
+
+    A map of minimum norm has no part there. Entries below their ``rounding`` are none: divided by the deviation of a
+    feature of small scale they would point at that feature.
+    """
+    return torch.linalg.qr(torch.where(lost.abs() > rounding, lost, 0.0) / scale[:, None]).Q
+
+
+@dataclass(frozen=True)
+class _Deficient:
+    """One problem that took the eigendecomposition."""
+
+    corr: Tensor
+    half: Tensor  # V Λ^-1/2, zero where a direction was dropped
+    null: Tensor
+    level: Tensor
+
+
 class Factor:
     r"""(C + ridge·I)⁺ = H Hᵀ for C (b, p, p), symmetric: :math:`Z = H^\top S` by `forward`, :math:`H Z` by `back`.
 
@@ -66,8 +92,8 @@ class Factor:
         self.by_eigh = ~trusted(pivot, norm, epsilon, p)
         self.noise = noise(epsilon, p, norm)
         known = torch.cholesky_solve(probes(p, a.device).expand(len(a), p, PROBES), self.lower)
-        self.inverse = known.square().sum(1).mean(1).sqrt()
-        self._deficient: dict[int, tuple[Tensor, Tensor]] = {}
+        self.inverse = inverse_norm(known.square().sum(1).mean(1).sqrt(), pivot)
+        self._deficient: dict[int, _Deficient] = {}
         for i in self.by_eigh.nonzero()[:, 0].tolist():
             self._decompose(i, a[i], epsilon[i])
 
@@ -84,9 +110,7 @@ class Factor:
         kept, lost = vectors[:, keep], vectors[:, ~keep]
         half = torch.zeros_like(vectors)
         half[:, : kept.shape[1]] = kept / values[keep].sqrt()
-        # In x's own units the directions that x never moves along are D⁻¹ lost: a minimum-norm map has no part there.
-        null = torch.linalg.qr(lost / self.scale[i][:, None]).Q
-        self._deficient[i] = half, null
+        self._deficient[i] = _Deficient(a, half, null_space(lost, self.scale[i], 8 * level / values[keep].min()), level)
         self.dropped[i] += int((~keep).sum())
         self.inverse[i] = (1 / values[keep]).square().sum().sqrt()
         self.lower[i] = torch.eye(p, dtype=a.dtype, device=a.device)
@@ -95,18 +119,22 @@ class Factor:
         """Z = Hᵀ S (b, p, q): what S looks like along uncorrelated directions of x with unit variance."""
         scaled = s / self.scale[..., None]
         z = torch.linalg.solve_triangular(self.lower, scaled, upper=False)
-        for i, (half, _) in self._deficient.items():
-            z[i] = half.T @ scaled[i]
+        for i, d in self._deficient.items():
+            z[i] = d.half.T @ scaled[i]
         return z
 
     def back(self, z: Tensor) -> Tensor:
         """H Z (b, p, q), in x's own units: the transposed map of least squares where Z = Hᵀ cov_xy."""
         x = torch.linalg.solve_triangular(self.lower.mT, z, upper=True)
-        for i, (half, _) in self._deficient.items():
-            x[i] = half @ z[i]
+        for i, d in self._deficient.items():
+            x[i] = d.half @ z[i]
         x = x / self.scale[..., None]
-        for i, (_, null) in self._deficient.items():
-            x[i] -= null @ (null.T @ x[i])
+        for i, d in self._deficient.items():
+            change = d.null @ (d.null.T @ x[i])
+            moved = change * self.scale[i][:, None]
+            # what lies along directions of no variance changes no prediction; where it does, rounding drew them
+            if bool(((d.corr @ moved) * moved).sum() <= 16 * d.level * z[i].square().sum()):
+                x[i] -= change
         return x
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from stitchkern import ops
 from stitchkern.errors import ShapeError
 from stitchkern.solvers.affine import AffineMap, settle
-from stitchkern.solvers.factor import Factor, noise, probes, scale_of, trusted
+from stitchkern.solvers.factor import Factor, inverse_norm, noise, probes, scale_of, trusted
 from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def full_rank(m: Source, *, floor: float) -> AffineMap:
 
     is the nearest map in Frobenius norm among those whose min(p, q) singular values are at least ``floor``
     (Mirsky 1960). Where M has full rank and its singular values suffice, it is returned as it is.
-    ``loss_increase`` is what the residual grows by, E‖(M′ − M)(x − x̄)‖².
+    ``loss_increase`` is what the residual grows by, E‖(M′ − M)(x − x̄)‖². Where a singular value is zero but for
+    rounding there are many nearest maps, and ``error`` is infinite.
 
     Raises:
         ValueError: floor is not positive. Others as :func:`least_squares`.
@@ -91,6 +93,9 @@ def full_rank(m: Source, *, floor: float) -> AffineMap:
     short = s[..., -1] < floor
     moved = torch.where(short[..., None, None], (u * s.clamp(min=floor)[..., None, :]) @ v, ordinary.weight)
     change = moved - ordinary.weight
+    # a singular value that is zero but for rounding has no direction, so neither has what it is raised to
+    error = torch.as_tensor(ordinary.error, dtype=torch.float64, device=stats.device)
+    error = torch.where(short & (s[..., -1] <= (error + 2.0**-50) * s[..., 0]), torch.inf, error)
     # At a minimiser the cross term vanishes: the loss grows by the square of the change alone.
     increase = ((change @ stats.cov_xx) * change).sum((-2, -1)).clamp(min=0.0)
     return settle(
@@ -99,7 +104,7 @@ def full_rank(m: Source, *, floor: float) -> AffineMap:
         rank=torch.full(stats.batch, min(stats.p, stats.q), device=stats.device),
         dropped=torch.as_tensor(ordinary.dropped, device=stats.device),
         method=ordinary.method,
-        error=torch.as_tensor(ordinary.error, dtype=torch.float64, device=stats.device),
+        error=error,
         loss_increase=increase,
     )
 
@@ -115,6 +120,7 @@ def _solve(stats: Statistics, ridge: Tensor) -> AffineMap:
         xx, xy, mean_x = (_contiguous(t) for t in (flat.cov_xx, flat.cov_xy, flat.mean_x))
         solved, sums, score = ops.lsq_solve(xx, xy, mean_x, ridge, probes(p, stats.device))
         explained, pivot, norm, inverse, size = score.unbind(-1)
+        inverse = inverse_norm(inverse, pivot)
         level = noise(flat.epsilon, p, norm)
         left = (~trusted(pivot, norm, flat.epsilon, p)).nonzero()[:, 0]
     else:
@@ -157,10 +163,10 @@ def size_of(solved: Tensor, cov_xx: Tensor, ridge: Tensor) -> Tensor:
 
 
 def weight_error(stats: Statistics, size: Tensor, inverse: Tensor, level: Tensor) -> Tensor:
-    """‖A⁺‖ (‖δA‖ + ‖δS‖/‖M‖) in correlation form, with ‖δA‖ the noise and |δS_jk| ≤ ε σ_k: first order."""
+    """2 ‖A⁺‖ (‖δA‖ + ‖δS‖/‖M‖) in correlation form, with ‖δA‖ the noise and |δS_jk| ≤ ε σ_k: first order, doubled."""
     spread = stats.cov_yy.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
     beside = torch.where(size > 0, spread / torch.where(size > 0, size, 1.0), 0.0)
-    return inverse * (level + stats.epsilon * stats.p**0.5 * beside)
+    return 2 * inverse * (level + stats.epsilon * stats.p**0.5 * beside)
 
 
 # ------------------------------------------------------------------------------------------ arguments
@@ -180,9 +186,13 @@ def ridges_of(ridge: float | Tensor, stats: Statistics) -> Tensor:
 
 
 def check_rank(rank: int, p: int, q: int) -> int:
-    if isinstance(rank, bool) or int(rank) != rank or not 1 <= rank <= min(p, q):
+    try:
+        index = operator.index(rank)
+    except TypeError:
+        index = 0
+    if isinstance(rank, bool) or not 1 <= index <= min(p, q):
         raise ValueError(f"rank must be 1 … {min(p, q)} for p={p}, q={q}; got {rank}")
-    return int(rank)
+    return index
 
 
 def target_roots(target_weight: Tensor, stats: Statistics) -> Tensor:

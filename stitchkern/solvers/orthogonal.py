@@ -66,7 +66,8 @@ def procrustes(m: Source, *, scale: bool = False, center: bool = True) -> Procru
     rounding = stats.epsilon * (spread_x * spread_y).sqrt()  # ‖δS‖_F ≤ ε ‖σ_x‖ ‖σ_y‖
     # Q moves by at most ‖δS‖ / (the two smallest singular values) (Li 1995; for p ≠ q the smallest alone)
     gap = s[..., -1] + (s[..., -2] if stats.p == stats.q and s.shape[-1] > 1 else 0 * s[..., -1])
-    error = torch.where(gap > 2 * rounding, 2 * rounding / torch.where(gap > 0, gap, 1.0), torch.inf)
+    unique = (s[..., -1] > rounding) & (gap > 2 * rounding)
+    error = torch.where(unique, 2 * rounding / torch.where(gap > 0, gap, 1.0), torch.inf)
     found = settle(
         stats,
         q * factor[..., None, None],

@@ -45,19 +45,29 @@ class ReducedRankPath:
     _method: tuple[str, ...] = field(repr=False)
 
     def at(self, rank: int) -> AffineMap:
-        """The best map of rank at most ``rank``, with its two factors."""
+        """The best map of rank at most ``rank``, with its two factors.
+
+        Where the singular values of the fitted values are equal on both sides of ``rank`` it is not unique, and its
+        ``error`` is infinite.
+        """
         stats = self._stats
         rank = check_rank(rank, stats.p, stats.q)
         a, b = self.left[..., :rank], self.right[..., :rank, :]
         weight = a @ b
         explained = self.singular_values[..., :rank].square().sum(-1) + self._ridge * weight.square().sum((-2, -1))
+        error = self._error
+        if rank < self.left.shape[-1]:  # the kept directions turn by the error over their gap to the rest (Wedin)
+            gap = self.singular_values[..., rank - 1] - self.singular_values[..., rank]
+            moved = (error + 2.0**-50) * self.singular_values[..., 0]
+            turned = torch.where(gap > moved, 2**0.5 * moved / torch.where(gap > 0, gap, 1.0), torch.inf)
+            error = torch.where(self.singular_values[..., rank - 1] > moved, error + turned, error)
         fit = settle(
             stats,
             weight,
             rank=(stats.p - self._dropped).clamp(max=rank),
             dropped=self._dropped,
             method=self._method,
-            error=self._error,
+            error=error,
             explained=explained,
             factors=(a, b),
         )

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stitchkern.errors import ShapeError, StatisticsError
 from stitchkern.moments import Moments
 from stitchkern.rows import batch_views, pieces
 from stitchkern.solvers.affine import AffineMap
 from stitchkern.solvers.linear import least_squares
 from stitchkern.solvers.roads import Feed, Reader, collect
-from stitchkern.weighting import Rule
+from stitchkern.weighting import RULES, Rule
 
 
 def reweighted_least_squares(
@@ -27,7 +28,7 @@ def reweighted_least_squares(
     precision: str = "highest",
     channel_dim: int | None = None,
 ) -> AffineMap:
-    r"""Least squares with weights that depend on the data and on the fit: E Σ_k w_k (M x + b − y)_k² (IRLS).
+    r"""Least squares with weights that depend on the data and on the fit: E Σ_k w_k (M x + b − y)_k² (IRLS, one step).
 
     Each iteration is one pass: the weights follow from the residuals of the last map (of the plain least-squares map
     at first), then the weighted problem is solved. Where ``weighting`` gives one weight per entry (n, q), each target
@@ -38,15 +39,16 @@ def reweighted_least_squares(
             that comes with them multiplies.
         weighting: of :mod:`stitchkern.weighting`, :func:`power`, :func:`threshold`, :func:`huber`, :func:`cauchy`, or a
             function of your own (x, y, residual) -> weights (n,) or (n, q), not negative.
-        iterations: at most so many reweightings.
+        iterations: at most so many reweightings; robust weights (huber, cauchy) take about ten to settle.
         tolerance: stops early where the map moves by less, relative.
         ridge, precision, channel_dim: as for :func:`lstsq`.
 
     Returns:
-        The map; ``residual`` and ``r2`` are those of the last weighted problem (entry by entry: of each target's own).
+        The map; ``residual`` and ``r2`` are those of the last weighted problem (entry by entry: of each target's own),
+        not to be compared with unweighted ones. A target none of whose entries has weight gets a zero row.
 
     Raises:
-        NotFiniteError: weights that are negative or not finite.
+        NotFiniteError: weights that are negative or not finite. StatisticsError: all weights are zero.
         ShapeError: weights of another shape. ValueError: no iterations. Others as :func:`lstsq`.
     """
     feed = Reader(batches).feed(channel_dim)
@@ -68,6 +70,10 @@ def solve_reweighted(
     precision: str = "highest",
 ) -> dict[Hashable, AffineMap]:
     """`reweighted_least_squares` for many problems that share passes over their data."""
+    if not callable(weighting) or isinstance(weighting, type) or weighting in RULES:
+        raise TypeError(
+            "weighting must be a rule such as stitchkern.weighting.power(4), or a function (x, y, residual)"
+        )
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1; got {iterations}")
     fits: dict[Hashable, AffineMap] = {}
@@ -115,34 +121,44 @@ class WeightedMoments:
             residual = torch.zeros_like(flat_y) if self._fit is None else flat_y - self._fit(flat_x)
             given = torch.as_tensor(self._weighting(flat_x, flat_y, residual))
             if given.shape not in ((len(flat_x),), flat_y.shape):
-                raise ValueError(
+                raise ShapeError(
                     f"weighting must give ({len(flat_x)},) or {tuple(flat_y.shape)}; got {tuple(given.shape)}"
                 )
             columns = given[:, None] if given.ndim == 1 else given
             if w3 is not None:
-                columns = columns * w3[piece].reshape(-1, 1)
+                outer = w3[piece].reshape(
+                    -1, 1
+                )  # rows of weight zero are not looked at, whatever the rule made of them
+                columns = torch.where(outer > 0, columns * outer, 0.0)
             if not self._parts:
                 each = self._q if given.ndim == 1 else 1
                 self._parts = [Moments(self._p, each, precision=self._precision) for _ in range(columns.shape[1])]
             if len(self._parts) != columns.shape[1]:
-                raise ValueError("weighting must give weights per row or per entry, the same for every batch")
+                raise ShapeError("weighting must give weights per row or per entry, the same for every batch")
+            rows_x, rows_y = (t.reshape(-1, t.shape[-1]) for t in (xp, yp))  # tokens may stand beside pixels
             for k, m in enumerate(self._parts):
-                target = yp if len(self._parts) == 1 else yp[..., k : k + 1]
-                m.update(xp, target, weight=columns[:, k].reshape(xp.shape[:3]), channel_dim=-1)
+                m.update(rows_x, rows_y if m.q == self._q else rows_y[:, k : k + 1], weight=columns[:, k])
         return self
 
     def solve(self, ridge: float = 0.0) -> AffineMap:
-        """The map of least weighted error."""
+        """The map of least weighted error; zero for a target none of whose entries has weight."""
         if len(self._parts) == 1:
+            if self._parts[0].count <= 0:
+                raise StatisticsError("all weights are zero")
             return least_squares(self._parts[0], ridge=ridge)
-        each = least_squares(self._parts, ridge=ridge)
+        used = [k for k, m in enumerate(self._parts) if m.count > 0]
+        if not used:
+            raise StatisticsError("all weights are zero")
+        each = least_squares([self._parts[k] for k in used], ridge=ridge)
         residual = float(each.residual.sum())
-        total = sum(float(m.cov_yy) for m in self._parts)
+        total = sum(float(self._parts[k].cov_yy) for k in used)
+        weight, bias = each.weight.new_zeros(self._q, self._p), each.bias.new_zeros(self._q)
+        weight[used], bias[used] = each.weight[:, 0], each.bias[:, 0]
         return replace(
             each[0],
-            weight=each.weight[:, 0],
-            bias=each.bias[:, 0],
-            rank=int(torch.linalg.matrix_rank(each.weight[:, 0])),
+            weight=weight,
+            bias=bias,
+            rank=int(torch.linalg.matrix_rank(weight)),
             dropped=int(each.dropped.max()),
             residual=residual,
             residual_error=float(each.residual_error.sum()),

@@ -41,12 +41,19 @@ class RidgePath:
     _rotated: Tensor = field(repr=False)
     _direct: dict[int, AffineMap] = field(repr=False)
 
-    def at(self, index: int) -> AffineMap:
-        """The map for ``ridges[index]``."""
-        index = range(len(self.ridges))[index]
+    def at(self, ridge: float) -> AffineMap:
+        """The map for one of ``ridges``, given by its value.
+
+        Raises:
+            ValueError: it is not among them.
+        """
+        found = (self.ridges == float(ridge)).nonzero()
+        if not len(found):
+            raise ValueError(f"ridge {ridge:g} is not among {', '.join(f'{r:g}' for r in self.ridges.tolist())}")
+        index = int(found[0])
         if index in self._direct:
             return self._direct[index]
-        stats, ridge = self._stats, self.ridges[index].item()
+        stats, ridge = self._stats, float(ridge)
         shrunk = self._rotated / (self._values + ridge)[..., None]
         weight = (self._vectors @ shrunk).mT
         dead = (stats.cov_xx.diagonal(dim1=-2, dim2=-1) + ridge == 0).sum(-1)
@@ -102,10 +109,12 @@ def ridge_path(m: Source, ridges: Sequence[float] | Tensor) -> RidgePath:
     total = stats.cov_yy.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None]
     residual = (total - explained).clamp(min=0.0)
 
-    rounding = 8 * stats.p**0.5 * torch.finfo(torch.float64).eps * float(values[..., -1].max())
+    rounding = (
+        8 * stats.p**0.5 * torch.finfo(torch.float64).eps * float(values[..., -1].amax()) if values.numel() else 0.0
+    )
     direct: dict[int, AffineMap] = {}
     for i, ridge in enumerate(grid.tolist()):
-        if rounding > _TOLERANCE * ridge:
+        if rounding >= _TOLERANCE * ridge:
             direct[i] = fit = least_squares(stats, ridge=ridge)
             residual[..., i] = torch.as_tensor(fit.residual, dtype=torch.float64)
             norm[..., i] = fit.weight.square().sum((-2, -1))

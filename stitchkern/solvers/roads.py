@@ -39,7 +39,7 @@ def lstsq(
     rank: int | None = None,
     target_weight: Tensor | None = None,
     precision: str = "highest",
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     channel_dim: int | None = None,
 ) -> AffineMap:
     r"""The affine map that minimises E‖M x + b − y‖² + ridge·‖M‖²_F, from batches of data.
@@ -53,15 +53,17 @@ def lstsq(
       error by κ² times that rounding: it gains digits as long as that is below 1.
     - ``"qr"``: :class:`StreamingQR` in float64, right up to κ(x) of 1e10; four times the multiplications.
     - ``"auto"``: moments first; where their map drops directions that are not dead, or its estimated ``error`` is above
-      ``tolerance``, a second pass: refine where that will do, QR otherwise.
+      ``tolerance``, another pass: refine where that will do, QR where it will not or did not.
 
     Args:
         batches: an iterable of (x, y) or (x, y, weight), as :meth:`Moments.update` takes them, or a function that
-            returns one. ``"auto"`` and ``"refine"`` may read it twice: a generator is not enough.
+            returns one. ``"refine"`` reads it twice, ``"auto"`` where it must, and then it must hold the same data: no
+            random augmentation, no generator.
         road: above.
         ridge, rank, target_weight: as for :func:`least_squares`.
         precision: of the moments' products.
-        tolerance: relative error of the weights that ``"auto"`` accepts from moments.
+        tolerance: estimated relative error of the weights that ``"auto"`` accepts from moments and from refinement; by
+            default 1e-6 where the products were float64, 1e-4 where they were float32.
         channel_dim: as for :meth:`Moments.update`.
 
     Returns:
@@ -69,6 +71,7 @@ def lstsq(
 
     Raises:
         ValueError: unknown road, no batches, or batches that can be read only once where they must be read again.
+        StatisticsError: another pass held other data.
         Others as :meth:`Moments.update` and :func:`least_squares`.
     """
     feed = Reader(batches).feed(channel_dim)
@@ -84,13 +87,13 @@ def solve_by_road(
     *,
     road: str,
     precision: str = "highest",
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     **options: Any,
 ) -> dict[Hashable, AffineMap]:
     """`lstsq` for many problems that share passes over their data: `feed` makes one pass, for as many as there are."""
     if road not in ROADS:
         raise ValueError(f"road must be one of {', '.join(ROADS)}; got {road!r}")
-    if not tolerance > 0:
+    if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance must be positive; got {tolerance}")
     if road == "qr":
         return {
@@ -105,10 +108,11 @@ def solve_by_road(
     refine, exact = {}, set()
     for key, fit in fits.items():
         lost = fit.dropped > int((moments[key].cov_xx.diagonal() == 0).sum())
-        if road == "auto" and not lost and fit.error <= tolerance:
+        allowed = _allowed(tolerance, moments[key])
+        if road == "auto" and not lost and fit.error <= allowed:
             continue
         # a pass of refinement multiplies the error by what it is now
-        if plain and not lost and (road == "refine" or fit.error**2 <= tolerance):
+        if plain and not lost and fit.error < 1 and (road == "refine" or fit.error**2 <= allowed):
             refine[key] = Refinement(moments[key], fit, options.get("ridge", 0.0))
         elif road == "refine":
             raise StatisticsError(
@@ -117,19 +121,44 @@ def solve_by_road(
             )
         else:
             exact.add(key)
-    if refine or exact:
-
-        def second(key: Hashable, p: int, q: int) -> Accumulator | None:
-            return refine.get(key) or (StreamingQR(p, q) if key in exact else None)
-
-        again = collect(feed, second)
-        for key in refine.keys() | exact:
-            taker, rows = again.get(key), moments[key].rows
-            seen = taker.rows if taker is not None else 0
-            if taker is None or seen != rows:
-                raise StatisticsError(f"the second pass held {seen} rows, the first {rows}: not the same data")
-            fits[key] = taker.result() if isinstance(taker, Refinement) else least_squares(taker, **options)
+    if refine:
+        for key, taker in _again(feed, moments, refine.get).items():
+            fits[key] = taker.result()
+            if road == "auto" and fits[key].error > _allowed(tolerance, moments[key]):
+                exact.add(key)
+    if exact:
+        factors = _again(
+            feed, moments, lambda key: StreamingQR(moments[key].p, moments[key].q or 0) if key in exact else None
+        )
+        fits |= {key: least_squares(qr, **options) for key, qr in factors.items()}
     return fits
+
+
+def _allowed(tolerance: float | None, m: Moments) -> float:
+    return tolerance if tolerance is not None else 1e-6 if m.epsilon <= 2.0**-53 else 1e-4
+
+
+def _again(feed: Feed, moments: dict[Hashable, Moments], make: Callable[[Hashable], Any]) -> dict[Hashable, Any]:
+    """Another pass, for the problems that `make` gives something for; `StatisticsError` where the data changed."""
+    takers = collect(feed, lambda key, p, q: make(key))
+    for key, m in moments.items():
+        if make(key) is None:
+            continue
+        taker = takers.get(key)
+        if taker is None or taker.rows != m.rows:
+            seen = 0 if taker is None else taker.rows
+            raise StatisticsError(f"the second pass held {seen} rows, the first {m.rows}: not the same data")
+        for name in ("x", "y"):
+            spread = getattr(m, f"cov_{name}{name}").diagonal().sqrt()
+            away = (getattr(taker, f"mean_{name}") - getattr(m, f"mean_{name}")).abs()
+            share = torch.where(spread > 0, away / torch.where(spread > 0, spread, 1.0), 0.0).max()
+            if share > max(1e-5, 64 * m.epsilon):
+                raise StatisticsError(
+                    f"the second pass held other data than the first (means of {name} differ by {float(share):.1g} "
+                    "standard deviations): turn random augmentation off, and shuffling with drop_last; road='qr' and "
+                    "road='moments' read once"
+                )
+    return takers
 
 
 def collect(feed: Feed, make: Callable[[Any, int, int], Any]) -> dict[Hashable, Any]:
@@ -161,6 +190,7 @@ class Refinement:
         self._cross = torch.zeros_like(self._stats.cov_xy)
         self._mean = torch.zeros_like(self._stats.mean_y)
         self._square, self._weight = 0.0, 0.0
+        self._sums = torch.zeros_like(self._stats.mean_x), torch.zeros_like(self._stats.mean_y)
         self.rows = 0
 
     def update(
@@ -173,19 +203,29 @@ class Refinement:
         self.rows += x4.shape[:3].numel()
         for part in pieces(x4):
             centred = x4[part].double().reshape(-1, stats.p) - stats.mean_x
-            left = y4[part].double().reshape(-1, stats.q) - stats.mean_y - centred @ fit.weight.T
-            weighted = left
+            target = y4[part].double().reshape(-1, stats.q) - stats.mean_y
+            w = torch.ones(len(target), dtype=torch.float64, device=target.device)
             if w3 is not None:
                 w = w3[part].reshape(-1)
-                centred, left, w = centred[w > 0], left[w > 0], w[w > 0]
-                weighted = left * w[:, None]
-                self._weight += float(w.sum())
-            else:
-                self._weight += len(left)
+                centred, target, w = centred[w > 0], target[w > 0], w[w > 0]
+            left = target - centred @ fit.weight.T
+            weighted = left * w[:, None]
+            self._weight += float(w.sum())
+            for total, rows in zip(self._sums, (centred, target), strict=True):
+                total += w @ rows
             self._cross += centred.T @ weighted
             self._mean += weighted.sum(0)
             self._square += float((left * weighted).sum())
         return self
+
+    @property
+    def mean_x(self) -> Tensor:
+        """Of this pass."""
+        return self._stats.mean_x + self._sums[0] / self._weight
+
+    @property
+    def mean_y(self) -> Tensor:
+        return self._stats.mean_y + self._sums[1] / self._weight
 
     def result(self) -> AffineMap:
         """The corrected map, with a bias and a residual that were measured rather than derived."""
@@ -217,13 +257,29 @@ class Refinement:
         residual -= 2 * float((change.T * (self._cross / self._weight)).sum())
         residual += float(((change @ stats.cov_xx) * change).sum())
         residual = max(residual, 0.0)
+        spread = (weight.abs() @ scale) + stats.cov_yy.diagonal().sqrt()
+        reach = float(spread.square().sum().sqrt())
         return replace(
             refined,
             bias=refined.bias + mean,
             residual=residual,
-            residual_error=2.0**-50 * (self._square / self._weight) + 8 * float(stats.epsilon) * float(moved**2),
+            # of ‖r‖² measured, of the quadratic in δM, and of r = y − M x itself, whose terms are far larger than r
+            residual_error=2.0**-50 * (self._square / self._weight)
+            + 8 * float(stats.epsilon) * float(moved**2)
+            + 2.0**-50 * (residual**0.5 * reach + 2.0**-50 * reach**2),
             r2=1 - residual / total if total > 0 else 1.0,
         )
+
+
+def _channels(name: str, t: Any, channel_dim: int | None) -> int:
+    if not isinstance(t, Tensor) or not t.is_floating_point() or t.ndim < 2:
+        what = f"{t.dtype} {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(
+            f"batches must hold (x, y), {name} a floating-point tensor (n, c), (n, t, c) or (n, c, h, w); got {what}. "
+            "Layers of models are matched by match_direct"
+        )
+    dim = (1 if t.ndim == 4 else -1) if channel_dim is None else channel_dim
+    return int(t.shape[dim])
 
 
 class Reader:
@@ -234,6 +290,10 @@ class Reader:
 
     def __call__(self) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
         source: Any = self._batches() if callable(self._batches) else self._batches
+        if isinstance(source, Moments | StreamingQR | Tensor) or (
+            isinstance(source, tuple) and source and isinstance(source[0], Tensor)
+        ):
+            raise TypeError("batches must be an iterable of (x, y), such as [(x, y)]; moments go to least_squares")
         if self._used and not callable(self._batches) and iter(source) is source:
             raise ValueError(
                 "batches can be read only once, and must be read again here: pass a list, a DataLoader, or a function "
@@ -241,6 +301,8 @@ class Reader:
             )
         self._used = True
         for batch in source:
+            if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+                raise TypeError(f"batches must hold (x, y) or (x, y, weight); got {type(batch).__name__}")
             x, y, *more = batch
             yield x, y, (more[0] if more else None)
 
@@ -251,8 +313,8 @@ class Reader:
             taker = None
             for x, y, weight in self():
                 if taker is None:
-                    dim = (1 if x.ndim == 4 else -1) if channel_dim is None else channel_dim
-                    taker = make(None, x.shape[dim], y.shape[dim])
+                    p, q = (_channels(name, t, channel_dim) for name, t in (("x", x), ("y", y)))
+                    taker = make(None, p, q)
                 if taker is not None:
                     taker.update(x, y, weight=weight, channel_dim=channel_dim)
 

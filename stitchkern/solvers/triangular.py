@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stitchkern.solvers.affine import AffineMap, settle
+from stitchkern.solvers.factor import null_space
 from stitchkern.solvers.linear import check_rank, ridges_of, scale_targets, target_roots, unscale
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def least_squares_qr(
     if penalty > 0:
         r_xx = torch.cat([r_xx, penalty.sqrt() * torch.eye(p, dtype=r_xx.dtype, device=r_xx.device)])
         r_xy = torch.cat([r_xy, r_xy.new_zeros(p, q)])
-    scale = r_xx.square().sum(0).sqrt()
+    largest = r_xx.abs().amax(0)
+    largest = torch.where(largest > 0, largest, 1.0)
+    scale = largest * (r_xx / largest).square().sum(0).sqrt()  # squares of small or large features leave float64
     scale = torch.where(scale > 0, scale, 1.0)
     u, s, v = torch.linalg.svd(r_xx / scale, full_matrices=False)
     level = _EPS * s[0]
@@ -62,11 +65,15 @@ def least_squares_qr(
         a, b, c = torch.linalg.svd(z, full_matrices=False)
         k = min(rank, len(b))
         z, factors = (a[:, :k] * b[:k]) @ c[:k], (a[:, :k] * b[:k], c[:k])
-    null = torch.linalg.qr(v[~keep].T / scale[:, None]).Q
+    least = s[keep].min() if bool(keep.any()) else s[0]
+    null = null_space(v[~keep].T, scale, 8 * p * level.max() / least)
 
     def back(z: Tensor) -> Tensor:
         x = (v[keep].T @ (z / s[keep][:, None])) / scale[:, None]
-        return x - null @ (null.T @ x)
+        change = null @ (null.T @ x)
+        # what lies along directions of no variance changes no prediction; where it does, rounding drew them
+        moved = (r_xx @ change).square().sum().sqrt()
+        return x - change if bool(moved <= 16 * p * level.max() / s[0] * z.square().sum().sqrt()) else x
 
     weight = back(z).T
     dropped = int((~keep).sum())

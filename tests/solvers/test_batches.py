@@ -22,7 +22,7 @@ SOLVERS = {
     "semi_matching": sk.semi_matching,
     "soft_matching": sk.soft_matching,
     "path": lambda m: sk.reduced_rank_path(m, ridge=0.1).at(3),
-    "ridge path": lambda m: sk.ridge_path(m, [0.5, 0.0]).at(0),
+    "ridge path": lambda m: sk.ridge_path(m, [0.5, 0.0]).at(0.5),
 }
 
 
