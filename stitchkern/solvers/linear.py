@@ -133,7 +133,7 @@ def _solve(stats: Statistics, ridge: Tensor) -> AffineMap:
         z = factor.forward(some.cov_xy)
         solved[left] = x = factor.back(z)
         # 2 tr(M S) − tr(M C Mᵀ) = ‖Z‖² + ridge‖M‖², as tr(M S) = ‖Z‖²
-        explained[left] = z.square().sum((-2, -1)) + ridge[left] * x.square().sum((-2, -1))
+        explained[left] = z.square().sum((-2, -1)) + penalised(ridge[left], x)
         inverse[left], level[left], dropped[left] = factor.inverse, factor.noise, factor.dropped
         size[left] = size_of(x, some.cov_xx, ridge[left])
         deviation = some.cov_xx.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -155,6 +155,11 @@ def _solve(stats: Statistics, ridge: Tensor) -> AffineMap:
 def _contiguous(t: Tensor) -> Tensor:
     """The same with contiguous dimensions after the batch, which may be expanded."""
     return t if t[:1].is_contiguous() else t.contiguous()
+
+
+def penalised(ridge: Tensor, weight: Tensor) -> Tensor:
+    """ridge ‖M‖²_F; 0 without a ridge, even where the square leaves float64."""
+    return torch.where(ridge > 0, ridge * weight.square().sum((-2, -1)), 0.0)
 
 
 def size_of(solved: Tensor, cov_xx: Tensor, ridge: Tensor) -> Tensor:

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from stitchkern.solvers.affine import AffineMap, settle
 from stitchkern.solvers.factor import Factor
-from stitchkern.solvers.linear import check_rank, ridges_of, scale_targets, size_of, target_roots, unscale, weight_error
+from stitchkern.solvers.linear import (
+    check_rank,
+    penalised,
+    ridges_of,
+    scale_targets,
+    size_of,
+    target_roots,
+    unscale,
+    weight_error,
+)
 from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -54,7 +63,7 @@ class ReducedRankPath:
         rank = check_rank(rank, stats.p, stats.q)
         a, b = self.left[..., :rank], self.right[..., :rank, :]
         weight = a @ b
-        explained = self.singular_values[..., :rank].square().sum(-1) + self._ridge * weight.square().sum((-2, -1))
+        explained = self.singular_values[..., :rank].square().sum(-1) + penalised(self._ridge, weight)
         error = self._error
         if rank < self.left.shape[-1]:  # the kept directions turn by the error over their gap to the rest (Wedin)
             gap = self.singular_values[..., rank - 1] - self.singular_values[..., rank]

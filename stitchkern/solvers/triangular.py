@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stitchkern.solvers.affine import AffineMap, settle
 from stitchkern.solvers.factor import null_space
-from stitchkern.solvers.linear import check_rank, ridges_of, scale_targets, target_roots, unscale
+from stitchkern.solvers.linear import check_rank, penalised, ridges_of, scale_targets, target_roots, unscale
 
 if TYPE_CHECKING:
     from stitchkern.qr import StreamingQR
@@ -90,7 +90,7 @@ def least_squares_qr(
         dropped=dropped,
         method="qr",
         error=error,
-        explained=z.square().sum() + penalty * weight.square().sum(),
+        explained=z.square().sum() + penalised(penalty, weight),
         factors=None if factors is None else (factors[1].T, back(factors[0]).T),
     )
     return fit if roots is None else unscale(fit, roots)
