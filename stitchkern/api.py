@@ -8,6 +8,12 @@ from stitchkern.qr import StreamingQR
 from stitchkern.similarity import cka, hsic, linear_r2
 from stitchkern.solvers import (
     AffineMap,
+    CrossValidation,
+    Interval,
+    MatchedMap,
+    ProcrustesMap,
+    ReducedRankPath,
+    RidgePath,
     bootstrap,
     cross_validate,
     full_rank,
@@ -25,7 +31,13 @@ from stitchkern.statistics import Statistics
 
 __all__ = [
     "AffineMap",
+    "CrossValidation",
+    "Interval",
+    "MatchedMap",
     "Moments",
+    "ProcrustesMap",
+    "ReducedRankPath",
+    "RidgePath",
     "Statistics",
     "StitchedModel",
     "StreamingQR",

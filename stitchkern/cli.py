@@ -193,6 +193,7 @@ def stitch(
     if len(front_layers) != len(end_layers):
         counts = f"{len(front_layers)} and {len(end_layers)}"
         raise click.UsageError(f"--front-layer and --end-layer must be given equally often; got {counts}")
+    from stitchkern.models.spec import split_spec
     from stitchkern.studies.data import fit_and_test
     from stitchkern.studies.stitching import stitch_specs
 
@@ -205,6 +206,9 @@ def stitch(
             front, end, parts, pairs, ranks=ranks, orthogonal=not no_procrustes,
             device=device, resize=resize, precision=precision, made=_made(), progress=progress,
         )  # fmt: skip
+    for spec in dict.fromkeys((front, end)):
+        if not split_spec(spec, "model", "file_or_module:callable[@weights]")[2]:
+            _note(f"{spec} names no @weights: it ran as its callable makes it")
     _finish(result, out)
 
 

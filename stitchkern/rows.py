@@ -44,7 +44,8 @@ def pieces(x4: Tensor, rows: int = 4096) -> Iterator[slice]:
 def rows_view(name: str, x: Tensor, channels: int, channel_dim: int | None) -> Tensor:
     """(n, …) with channels somewhere -> a (n, h, w, c) view, never a copy."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch tensor; got {type(x).__name__}")
+        hint = f": torch.from_numpy({name}) shares its memory" if type(x).__name__ == "ndarray" else ""
+        raise TypeError(f"{name} must be a torch tensor; got {type(x).__name__}{hint}")
     if x.layout != torch.strided or x.is_nested:
         raise TypeError(f"{name} must be a dense tensor; got layout {'nested' if x.is_nested else x.layout}")
     if not x.is_floating_point() or x.dtype.itemsize < 2:

@@ -122,3 +122,17 @@ def test_linear_r2(generator):
     assert sk.linear_r2(sk.Moments(48, 32).update(x, y)) == pytest.approx(expected, abs=1e-6)
     assert sk.linear_r2(x, y) != pytest.approx(sk.linear_r2(y, x), abs=1e-3)
     assert sk.linear_r2(x, x) == pytest.approx(1, abs=1e-6)
+
+
+def test_cka_of_statistics_is_that_of_their_moments(generator):
+    moments = [
+        sk.Moments(5, 4).update(torch.randn(50, 5, generator=generator), torch.randn(50, 4, generator=generator))
+        for _ in range(3)
+    ]
+    found = sk.cka(sk.Statistics.of(moments))
+    assert found.tolist() == pytest.approx([sk.cka(m) for m in moments])
+    dead = sk.Statistics.of(sk.Moments(5, 4).update(torch.ones(50, 5), torch.randn(50, 4, generator=generator)))
+    with pytest.raises(StatisticsError, match="x does not vary"):
+        sk.cka(dead)
+    with pytest.raises(ValueError, match="biased"):
+        sk.cka(dead, unbiased=True)

@@ -69,7 +69,7 @@ def match_direct(
         The maps, keyed as ``layers`` were given.
 
     Raises:
-        ValueError: unknown method or road, a road with another method than least squares, or no batch.
+        ValueError: no layer, unknown method or road, a road with another method than least squares, or no batch.
         TypeError: an option that the method does not take.
         LayerError, ShapeError, NotFiniteError: as in `collect_moments`.
 
@@ -99,6 +99,8 @@ def match_direct(
         if read_once:
             batches = rest if first is None else chain([first], rest)
     pairs = {layer: _as_pair(layer) for layer in _as_list(layers or [])}
+    if not pairs and layers is not None:
+        raise ValueError("layers must name at least one layer or pair, or be None for all that fit")
 
     def feed(make: Callable[[Any, int, int], Any]) -> None:
         _accumulate(front, end, pairs.values(), batches, make, resize=resize, progress=progress)

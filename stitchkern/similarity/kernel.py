@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from stitchkern.errors import ShapeError, StatisticsError
 from stitchkern.moments import Moments
+from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
     Features = Tensor | np.ndarray
 
 
-def cka(x: Moments | Features, y: Features | None = None, *, unbiased: bool = False, debiased: bool = False) -> float:
+def cka(
+    x: Moments | Statistics | Features,
+    y: Features | None = None,
+    *,
+    unbiased: bool = False,
+    debiased: bool = False,
+) -> Any:
     r"""Linear CKA of x (n, p) and y (n, q), or of two-sided moments.
 
     .. math:: \mathrm{CKA} = \frac{\mathrm{HSIC}(x, y)}{\sqrt{\mathrm{HSIC}(x, x)\,\mathrm{HSIC}(y, y)}}
@@ -27,11 +34,16 @@ def cka(x: Moments | Features, y: Features | None = None, *, unbiased: bool = Fa
     places; it can be negative, and needs four samples. Both are exact: no minibatch approximation, and offsets and
     scales of the features do not matter.
 
+    From :class:`Statistics` comes a tensor with a value for each problem of the batch, as :func:`stitchkern.bootstrap`
+    asks for it (biased only: what the unbiased form adds is not in covariances); otherwise a float.
+
     Raises:
         StatisticsError: CKA is undefined: x or y does not vary, or (unbiased) its HSIC with itself is not positive,
             there are fewer than 4 samples, or weights other than 0 and 1.
         ShapeError: x and y are not (n, p) and (n, q) of the same samples.
     """
+    if isinstance(x, Statistics):
+        return _cka_of_statistics(x, y, unbiased or debiased)
     xy, xx, yy = _hsic_triple(x, y, unbiased=unbiased or debiased)
     if not all(map(math.isfinite, (xy, xx, yy))):
         raise StatisticsError("HSIC overflows float64; scale the features down")
@@ -51,6 +63,18 @@ def hsic(x: Moments | Features, y: Features | None = None, *, unbiased: bool = F
     Raises: as :func:`cka`, except that constant features give 0.
     """
     return _hsic_triple(x, y, unbiased=unbiased)[0]
+
+
+def _cka_of_statistics(stats: Statistics, y: Features | None, unbiased: bool) -> Tensor:
+    if y is not None or unbiased:
+        raise ValueError("statistics hold both sides, and no more than biased CKA needs")
+    xy, xx, yy = (c.square().sum((-2, -1)) for c in (stats.cov_xy, stats.cov_xx, stats.cov_yy))
+    if not bool((xx.isfinite() & yy.isfinite()).all()):
+        raise StatisticsError("HSIC overflows float64; scale the features down")
+    for name, value in (("x", xx), ("y", yy)):
+        if bool((value == 0).any()):
+            raise StatisticsError(f"CKA is undefined: {name} does not vary")
+    return xy / (xx.sqrt() * yy.sqrt())
 
 
 def _hsic_triple(x: Moments | Features, y: Features | None, *, unbiased: bool) -> tuple[float, float, float]:

@@ -54,6 +54,11 @@ class AffineMap:
         """The leading dimensions; empty for one map."""
         return self.weight.shape[:-2]
 
+    def __len__(self) -> int:
+        if not self.batch:
+            raise TypeError("this is one map, not a batch: it has no len()")
+        return self.batch[0]
+
     def __getitem__(self, index: Any) -> AffineMap:
         """A part of the batch: one map, or a smaller batch."""
         if not self.batch:
@@ -142,10 +147,11 @@ class AffineMap:
     def __repr__(self) -> str:
         q, p = self.weight.shape[-2:]
         if self.batch:
-            return f"{type(self).__name__}(batch={tuple(self.batch)}, p={p}, q={q}, device='{self.weight.device}')"
+            r2 = f"{float(self.r2.min()):.6g}…{float(self.r2.max()):.6g}" if self.r2.numel() else "–"
+            return f"{type(self).__name__}(batch={tuple(self.batch)}, p={p}, q={q}, r2={r2})"
         return (
             f"{type(self).__name__}(p={p}, q={q}, rank={self.rank}, r2={self.r2:.6g}, residual={self.residual:.6g}, "
-            f"method={self.method!r}, error={self.error:.1e})"
+            f"method={self.method!r}, weight_error={self.error:.1e})"
         )
 
     def _settled(self) -> AffineMap:
@@ -191,7 +197,9 @@ def settle(
     # Σⱼ |Mₖⱼ| σⱼ + σₖ: what rounding of a covariance acts on
     reach = sums[..., 1, :] + stats.cov_yy.diagonal(dim1=-2, dim2=-1).sqrt()
     batch = weight.shape[:-2]
-    if not bool((residual.isfinite() & total.isfinite()).all() and weight.isfinite().all()):
+    if not bool(
+        (residual.isfinite() & total.isfinite() & ~reach.isnan().any(-1)).all()
+    ):  # of weight too: reach is |M| σ
         raise StatisticsError("the map or its residual leaves the range of float64; scale the features")
     impossible = explained - total > 1e-6 * total + 800 * stats.epsilon * reach.square().sum(-1)
     if bool(impossible.any()):

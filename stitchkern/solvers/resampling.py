@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,10 @@ from stitchkern.statistics import Statistics
 if TYPE_CHECKING:
     from stitchkern.moments import Moments
 
+_SHIFTED = (
+    "Resamples repeat blocks, which moves what is measured on the data that were fitted (R² above all): use another "
+    "statistic, such as cka or procrustes(s).distance, or more rows per feature"
+)
 #: bytes of resampled covariances that exist at a time
 _MEMORY = 256 << 20
 
@@ -38,7 +43,7 @@ class Interval:
     low: Tensor
     high: Tensor
     standard_error: Tensor
-    samples: Tensor
+    samples: Tensor = field(repr=False)
     confidence: float
     method: str
 
@@ -64,7 +69,7 @@ def bootstrap(
         blocks: moments of each block (at least two, all with weight), or :class:`Statistics` with blocks as the last
             batch dimension.
         statistic: takes :class:`Statistics` with leading dimensions (resamples, …), gives a tensor (resamples, …):
-            ``lambda s: sk.least_squares(s, rank=8).r2``.
+            ``sk.cka``, ``lambda s: sk.procrustes(s).distance``, ``lambda s: sk.least_squares(s, rank=8).weight``.
         confidence: of the interval, 0 … 1.
         method: ``"percentile"`` (quantiles of the resamples), ``"basic"`` (reflected at the value), or ``"bca"``
             (bias-corrected and accelerated, Efron 1987, acceleration from leaving out each block).
@@ -76,7 +81,7 @@ def bootstrap(
     """
     stats = Statistics.of(blocks)
     if not stats.batch or stats.batch[-1] < 2:
-        raise ValueError("blocks must hold at least two sets of moments")
+        raise ValueError("blocks must hold at least two sets of moments, one per batch")
     if method not in ("percentile", "basic", "bca"):
         raise ValueError(f"method must be percentile, basic or bca; got {method!r}")
     if not 0 < confidence < 1:
@@ -97,7 +102,12 @@ def bootstrap(
                 combined = Statistics(
                     **{k: t.permute(*order, *range(len(order), t.ndim)) for k, t in vars(combined).items()}
                 )
-            found.append(torch.as_tensor(statistic(combined), dtype=torch.float64, device=device))
+            value = statistic(combined)
+            if not isinstance(value, Tensor | int | float):
+                raise TypeError(
+                    f"statistic must give a number per resample, as least_squares(s).r2 is; got {type(value).__name__}"
+                )
+            found.append(torch.as_tensor(value, dtype=torch.float64, device=device))
             if found[-1].ndim == 0 or len(found[-1]) != len(part):
                 raise ValueError(
                     f"statistic must give one value per resample, ({len(part)}, …); got {tuple(found[-1].shape)}"
@@ -117,6 +127,8 @@ def bootstrap(
         low, high = _quantile(samples, tails[0].expand_as(value)), _quantile(samples, tails[1].expand_as(value))
         if method == "basic":
             low, high = 2 * value - high, 2 * value - low
+    if method != "bca" and bool(((value < low) | (value > high)).double().mean() > 0.1):
+        warnings.warn(f"the value lies outside its own interval. {_SHIFTED}", stacklevel=2)
     return Interval(value, low, high, samples.std(0), samples, confidence, method)
 
 
@@ -132,7 +144,7 @@ def _quantile(samples: Tensor, at: Tensor) -> Tensor:
 def _bca(value: Tensor, samples: Tensor, left_out: Tensor, tails: Tensor) -> tuple[Tensor, Tensor]:
     below = (samples < value).double().mean(0) + (samples == value).double().mean(0) / 2
     if bool(((below <= 0) | (below >= 1)).any()):
-        raise StatisticsError("bca is undefined: all resamples lie on one side of the value; use method='percentile'")
+        raise StatisticsError(f"bca is undefined: all resamples lie on one side of the value. {_SHIFTED}")
     bias = torch.special.ndtri(below)
     away = left_out.mean(0) - left_out
     spread = away.square().sum(0).pow(1.5)
@@ -204,11 +216,11 @@ def cross_validate(
 
     Raises:
         ValueError: fewer than two folds, no or a negative ridge, a rank outside 1 … min(p, q), unknown rule.
-        StatisticsError: a fold has no weight, or the others have fewer than two samples.
+        StatisticsError: a fold has fewer than two samples, or no weight.
     """
     stats = Statistics.of(folds)
     if len(stats.batch) != 1 or stats.batch[0] < 2:
-        raise ValueError("folds must hold at least two sets of moments")
+        raise ValueError("folds must hold at least two sets of moments, one per fold")
     if rule not in ("best", "one-standard-error"):
         raise ValueError(f"rule must be best or one-standard-error; got {rule!r}")
     count, most = stats.batch[0], min(stats.p, stats.q)

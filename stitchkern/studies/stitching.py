@@ -283,7 +283,7 @@ def _made(model: nn.Module, clock: _Clock) -> dict[str, str]:
         "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "Time": ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.seconds.items()),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} CPU threads",
+        "Machine": f"{platform.system()} {platform.machine()}, CPU threads: {torch.get_num_threads()}",
         "Device": str(device_of(model)),
     }
 

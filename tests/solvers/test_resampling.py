@@ -126,3 +126,25 @@ def test_cross_validation_finds_the_rank(generator):
     folds = [sk.Moments(10, 8).update(x[i::5], y[i::5]) for i in range(5)]
     cv = sk.cross_validate(folds, ranks=range(1, 9), rule="one-standard-error")
     assert cv.rank == 2 and cv.fit().rank == 2
+
+
+def test_interval_of_an_index(blocks):
+    _, moments = blocks
+    found = sk.bootstrap(moments, sk.cka, resamples=50)
+    whole = sk.Moments(6, 3)
+    for m in moments:
+        whole.merge(m)
+    assert found.value.item() == pytest.approx(sk.cka(whole), rel=1e-9) and found.low < found.high
+    assert "samples" not in repr(found)
+
+
+def test_statistics_that_resampling_moves_are_pointed_out(generator):
+    """R² of a fit with nearly as many features as rows rises when rows are repeated."""
+    moments = [
+        sk.Moments(40, 2).update(torch.randn(8, 40, generator=generator), torch.randn(8, 2, generator=generator))
+        for _ in range(20)
+    ]
+    with pytest.warns(UserWarning, match="outside its own interval"):
+        sk.bootstrap(moments, lambda s: sk.least_squares(s).r2, resamples=100)
+    with pytest.raises(TypeError, match="statistic must give a number"):
+        sk.bootstrap(moments, sk.least_squares)
