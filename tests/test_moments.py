@@ -335,6 +335,7 @@ def test_made_in_inference_mode(generator):
 
 
 def test_save_load_pickle_copy(tmp_path, device, generator):
+    pytest.importorskip("safetensors")
     x, y = (torch.randn(100, c, generator=generator).to(device) for c in (4, 5))
     m = sk.Moments(4, 5, precision="high").update(x, y)
     m.save(tmp_path / "m.safetensors")
@@ -350,6 +351,7 @@ def test_save_load_pickle_copy(tmp_path, device, generator):
 
 
 def test_damaged_files(tmp_path):
+    pytest.importorskip("safetensors")
     path = tmp_path / "m.safetensors"
     sk.Moments(4, 5).update(torch.randn(10, 4), torch.randn(10, 5)).save(path)
     whole = path.read_bytes()

@@ -147,6 +147,10 @@ class StitchingResult:
             return f"{start} at {best.format(whose)}."
         if self.best.relative_accuracy == self.worst.relative_accuracy:
             return f"{start} equally well at every layer ({best.split('(')[-1].format(whose)}."
+        apart = self.best.relative_accuracy - self.worst.relative_accuracy
+        if apart <= 2 * math.hypot(self.best.relative_se, self.worst.relative_se):  # what chance alone may do
+            low, high = (f"{100 * pair.relative_accuracy:.1f}" for pair in (self.worst, self.best))
+            return f"{start} about equally well at every layer ({low}–{high}\N{NO-BREAK SPACE}%{whose})."
         return f"{start} best at {best.format(whose)} and worst at {worst.format('')}."
 
     def to_json(self) -> str:

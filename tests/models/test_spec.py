@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stitchkern.errors import SpecError
 from stitchkern.models import load_model
+
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 SOURCE = """
 import torch

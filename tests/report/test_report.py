@@ -169,6 +169,15 @@ def test_headline_names_best_and_worst():
     assert "worst" not in make_result(layers=("bn1",)).headline
 
 
+def test_headline_does_not_rank_what_chance_explains():
+    result = make_result()
+    near = [
+        dataclasses.replace(p, relative_accuracy=1 - 0.004 * i, relative_se=0.01) for i, p in enumerate(result.pairs)
+    ]
+    headline = dataclasses.replace(result, pairs=near).headline
+    assert "about equally well at every layer" in headline and "best" not in headline and "–100.0" in headline
+
+
 def test_json_round_trip(folder):
     assert StitchingResult.load(folder / "result.json") == make_result()
 

@@ -163,6 +163,7 @@ def test_what_leaves_float64_is_an_error(generator):
 
 @pytest.mark.parametrize("damage", ["below", "corner", "count", "swapped"])
 def test_damaged_factors_are_found(damage, generator, tmp_path):
+    pytest.importorskip("safetensors")
     from safetensors import safe_open
     from safetensors.torch import save_file
 

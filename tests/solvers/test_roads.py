@@ -124,6 +124,7 @@ def test_streaming_qr_reads_any_layout(layout, generator, device):
 
 
 def test_streaming_qr_merges(generator, tmp_path):
+    pytest.importorskip("safetensors")
     x, y = conditioned(generator, 3000, 6, 4)
     x = x + 1e5
     whole = sk.StreamingQR(6, 4).update(x, y)
