@@ -5,7 +5,7 @@ from stitchkern.matching import match_direct
 from stitchkern.models import StitchedModel
 from stitchkern.moments import Moments
 from stitchkern.qr import StreamingQR
-from stitchkern.similarity import cka, hsic, linear_r2
+from stitchkern.similarity import CanonicalCorrelations, cca, cka, hsic, linear_r2, pwcca, svcca
 from stitchkern.solvers import (
     AffineMap,
     CrossValidation,
@@ -31,6 +31,7 @@ from stitchkern.statistics import Statistics
 
 __all__ = [
     "AffineMap",
+    "CanonicalCorrelations",
     "CrossValidation",
     "Interval",
     "MatchedMap",
@@ -42,6 +43,7 @@ __all__ = [
     "StitchedModel",
     "StreamingQR",
     "bootstrap",
+    "cca",
     "cka",
     "cross_validate",
     "errors",
@@ -54,10 +56,12 @@ __all__ = [
     "nn",
     "permutation",
     "procrustes",
+    "pwcca",
     "reduced_rank_path",
     "reweighted_least_squares",
     "ridge_path",
     "semi_matching",
     "soft_matching",
+    "svcca",
     "weighting",
 ]

@@ -1,6 +1,6 @@
-"""The definition of every native op, in plain float64 torch.
+"""The definition of every native op and of the similarity indices, in plain float64 torch.
 
-These functions are what the kernels compute, written to be read. The tests compare every backend with
+These functions are what the kernels and indices compute, written to be read. The tests compare every backend with
 them; nothing in the library calls them.
 """
 
@@ -127,3 +127,39 @@ def lsq_solve(
             score[3] = back[:, q:].square().sum(0).mean().sqrt() if probes.shape[1] else 0.0
             score[4] = back[:, :q].square().sum().sqrt()
     return solutions, sums, scores
+
+
+# ------------------------------------------------------------------------------------------ similarity indices
+
+
+def orthonormal_basis(x: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """An orthonormal basis (n, r) of what the centred features span; σ below tolerance · σ_max, of features divided by
+    their deviation, are rounding of float32 inputs."""
+    x = x.double() - x.double().mean(0)
+    spread = x.std(0, correction=0)
+    live = spread > 1e-12 * x.abs().max()
+    u, s, _ = torch.linalg.svd(x[:, live] / spread[live], full_matrices=False)
+    return u[:, s > tolerance * s[0]]
+
+
+def canonical_correlations(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """Cosines of the principal angles between the spans (Björck and Golub 1973): singular values of QₓᵀQᵧ."""
+    return torch.linalg.svdvals(orthonormal_basis(x, tolerance).T @ orthonormal_basis(y, tolerance))
+
+
+def pwcca(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """Σ αᵢρᵢ / Σ αᵢ with αᵢ = Σⱼ |⟨hᵢ, xⱼ⟩| over the centred features of x."""
+    basis = orthonormal_basis(x, tolerance)
+    u, rho, _ = torch.linalg.svd(basis.T @ orthonormal_basis(y, tolerance), full_matrices=False)
+    alpha = ((basis @ u).T @ (x.double() - x.double().mean(0))).abs().sum(1)
+    return (alpha * rho).sum() / alpha.sum()
+
+
+def svcca(x: Tensor, y: Tensor, threshold: float = 0.99) -> Tensor:
+    """Mean canonical correlation of the leading left singular vectors that hold this share of Σσ²."""
+    bases = []
+    for t in (x, y):
+        u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
+        share = s.square().cumsum(0) / s.square().sum()
+        bases.append(u[:, : int((share < threshold).sum()) + 1])
+    return torch.linalg.svdvals(bases[0].T @ bases[1]).mean()
