@@ -5,7 +5,20 @@ from stitchkern.matching import match_direct
 from stitchkern.models import StitchedModel
 from stitchkern.moments import Moments
 from stitchkern.qr import StreamingQR
-from stitchkern.similarity import CanonicalCorrelations, cca, cka, hsic, linear_r2, pwcca, svcca
+from stitchkern.similarity import (
+    CanonicalCorrelations,
+    bures,
+    bures_distance,
+    cca,
+    cka,
+    hsic,
+    linear_r2,
+    procrustes_distance,
+    procrustes_similarity,
+    pwcca,
+    shape_distance,
+    svcca,
+)
 from stitchkern.solvers import (
     AffineMap,
     CrossValidation,
@@ -43,6 +56,8 @@ __all__ = [
     "StitchedModel",
     "StreamingQR",
     "bootstrap",
+    "bures",
+    "bures_distance",
     "cca",
     "cka",
     "cross_validate",
@@ -56,11 +71,14 @@ __all__ = [
     "nn",
     "permutation",
     "procrustes",
+    "procrustes_distance",
+    "procrustes_similarity",
     "pwcca",
     "reduced_rank_path",
     "reweighted_least_squares",
     "ridge_path",
     "semi_matching",
+    "shape_distance",
     "soft_matching",
     "svcca",
     "weighting",

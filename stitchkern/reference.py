@@ -163,3 +163,25 @@ def svcca(x: Tensor, y: Tensor, threshold: float = 0.99) -> Tensor:
         share = s.square().cumsum(0) / s.square().sum()
         bases.append(u[:, : int((share < threshold).sum()) + 1])
     return torch.linalg.svdvals(bases[0].T @ bases[1]).mean()
+
+
+def shape_cosine(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+    """‖φ(X)ᵀφ(Y)‖_* / (‖φ(X)‖ ‖φ(Y)‖), φ(X) = X̃ (α I + (1 − α)(X̃ᵀX̃/n)^-½), X̃ of mean variance 1 where it varies."""
+    sides = []
+    for t in (x, y):
+        u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
+        rank = orthonormal_basis(t).shape[1]
+        s = s[:rank] / s[:rank].square().mean().sqrt()
+        mixed = s * alpha + (1 - alpha)
+        sides.append(u[:, :rank] * mixed / mixed.square().sum().sqrt())
+    return torch.linalg.svdvals(sides[0].T @ sides[1]).sum()
+
+
+def fidelity(a: Tensor, b: Tensor) -> Tensor:
+    """tr (A^½ B A^½)^½ of two symmetric positive semidefinite matrices, by their roots."""
+    roots = []
+    for m in (a, b):
+        values, vectors = torch.linalg.eigh(m.double())
+        values = torch.where(values > 1e-12 * values[-1], values, 0.0)
+        roots.append((vectors * values.sqrt()) @ vectors.T)
+    return torch.linalg.svdvals(roots[0] @ roots[1]).sum()

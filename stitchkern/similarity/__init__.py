@@ -3,5 +3,25 @@
 from stitchkern.similarity.canonical import CanonicalCorrelations, cca, pwcca, svcca
 from stitchkern.similarity.kernel import cka, hsic
 from stitchkern.similarity.regression import linear_r2
+from stitchkern.similarity.shape import (
+    bures,
+    bures_distance,
+    procrustes_distance,
+    procrustes_similarity,
+    shape_distance,
+)
 
-__all__ = ["CanonicalCorrelations", "cca", "cka", "hsic", "linear_r2", "pwcca", "svcca"]
+__all__ = [
+    "CanonicalCorrelations",
+    "bures",
+    "bures_distance",
+    "cca",
+    "cka",
+    "hsic",
+    "linear_r2",
+    "procrustes_distance",
+    "procrustes_similarity",
+    "pwcca",
+    "shape_distance",
+    "svcca",
+]
