@@ -185,3 +185,57 @@ def fidelity(a: Tensor, b: Tensor) -> Tensor:
         values = torch.where(values > 1e-12 * values[-1], values, 0.0)
         roots.append((vectors * values.sqrt()) @ vectors.T)
     return torch.linalg.svdvals(roots[0] @ roots[1]).sum()
+
+
+def sample_distances(x: Tensor, metric: str) -> Tensor:
+    """(n, n): ‖a − b‖, 1 − cos(a, b), or 1 − the correlation of a and b over their features."""
+    x = x.double()
+    if metric == "euclidean":
+        return torch.stack([(x - row).square().sum(1).sqrt() for row in x])
+    if metric == "correlation":
+        x = x - x.mean(1, keepdim=True)
+    x = x / x.square().sum(1, keepdim=True).sqrt()
+    return 1 - x @ x.T
+
+
+def rsa(x: Tensor, y: Tensor, metric: str, comparison: str) -> float:
+    """The correlation of the upper triangles of both distance matrices, or of their ranks."""
+    from scipy.stats import rankdata
+
+    above = torch.triu_indices(len(x), len(x), 1)
+    vectors = [sample_distances(t, metric)[above[0], above[1]] for t in (x, y)]
+    if comparison == "spearman":
+        vectors = [torch.from_numpy(rankdata(v.numpy())) for v in vectors]
+    return torch.corrcoef(torch.stack(vectors))[0, 1].item()
+
+
+def neighbour_sets(x: Tensor, k: int, metric: str) -> list[set[int]]:
+    """The k nearest other samples of each; of equally distant ones the first."""
+    d = sample_distances(x, metric)
+    order = [[j for j in row.argsort(stable=True).tolist() if j != i] for i, row in enumerate(d)]
+    return [set(o[:k]) for o in order]
+
+
+def mutual_knn(x: Tensor, y: Tensor, k: int, metric: str) -> float:
+    """The mean of |N_x(i) ∩ N_y(i)| / k."""
+    both = zip(neighbour_sets(x, k, metric), neighbour_sets(y, k, metric), strict=True)
+    return sum(len(a & b) for a, b in both) / (k * len(x))
+
+
+def jaccard(x: Tensor, y: Tensor, k: int, metric: str) -> float:
+    """The mean of |N_x(i) ∩ N_y(i)| / |N_x(i) ∪ N_y(i)|."""
+    both = zip(neighbour_sets(x, k, metric), neighbour_sets(y, k, metric), strict=True)
+    return sum(len(a & b) / len(a | b) for a, b in both) / len(x)
+
+
+def cknna(x: Tensor, y: Tensor, k: int) -> float:
+    """Σ αᵢⱼ K̃ᵢⱼ L̃ᵢⱼ over pairs that are neighbours on both sides, K̃ = K − its row means, K of unit samples."""
+    kernels = [1 - sample_distances(t, "cosine") for t in (x, y)]
+    k_x, k_y = (m - m.mean(1, keepdim=True) for m in kernels)
+    masks = []
+    for t in (x, y):
+        masks.append(torch.zeros(len(t), len(t), dtype=torch.bool))
+        for i, found in enumerate(neighbour_sets(t, k, "cosine")):
+            masks[-1][i, list(found)] = True
+    own = (k_x * k_x)[masks[0]].sum() * (k_y * k_y)[masks[1]].sum()
+    return ((k_x * k_y)[masks[0] & masks[1]].sum() / own.sqrt()).item()

@@ -2,7 +2,9 @@
 
 from stitchkern.similarity.canonical import CanonicalCorrelations, cca, pwcca, svcca
 from stitchkern.similarity.kernel import cka, hsic
+from stitchkern.similarity.neighbours import cknna, jaccard, mutual_knn
 from stitchkern.similarity.regression import linear_r2
+from stitchkern.similarity.rsa import rsa
 from stitchkern.similarity.shape import (
     bures,
     bures_distance,
@@ -17,11 +19,15 @@ __all__ = [
     "bures_distance",
     "cca",
     "cka",
+    "cknna",
     "hsic",
+    "jaccard",
     "linear_r2",
+    "mutual_knn",
     "procrustes_distance",
     "procrustes_similarity",
     "pwcca",
+    "rsa",
     "shape_distance",
     "svcca",
 ]
