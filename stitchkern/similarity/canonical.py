@@ -59,10 +59,11 @@ def cca(x: Input, y: Features | None = None) -> CanonicalCorrelations:
     .. math:: \rho = \text{singular values of } C_{xx}^{-1/2} C_{xy} C_{yy}^{-1/2}
 
     (Hotelling 1936), with the pseudo-inverse roots on the directions that vary, in correlation form: what lies below
-    ε (√p + λ_max) is rounding, as in every solver. For features ε = 2^-53 in float64, 2^-24 in float32 (the same as
-    for moments), 2^-22 in float16, 2^-16 in bfloat16 (what rounding the data added to their variance). Symmetric;
-    invariant to offsets and to every invertible linear map of either side. Correlations are not clamped: rounding may
-    leave 1 + 1e-15.
+    ε (√p + λ_max) is rounding, as in every solver. ε is ``Moments.epsilon``; for features, which are multiplied in
+    float64, what rounding them added to their variance: 2^-53 in float64, u² E x²/var x with u = 2^-24 in float32 (at
+    most 2^-24), 2^-22 in float16, 2^-16 in bfloat16. Where n is close to p small directions are real: give features, or
+    ``Moments(precision="float64")``. Symmetric; invariant to offsets and to every invertible linear map of either side.
+    Correlations are not clamped: rounding may leave 1 + 1e-15.
 
     In-sample. With n samples the ranks are at most n − 1, and once r_x + r_y > n − 1 that many in excess are exactly 1:
     for n ≤ max(p, q) all are (as long as no features are dead or collinear), and say nothing. SVCCA was proposed

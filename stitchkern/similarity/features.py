@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,6 @@ from stitchkern.moments import Moments
 from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from stitchkern.statistics import Source
 
     Features: TypeAlias = "Tensor | np.ndarray"
@@ -34,6 +33,8 @@ def pair(x: Any, y: Any, at_least: int = 2) -> tuple[Tensor, Tensor]:
     for name, t in (("x", x), ("y", y)):
         if not is_features(t):
             raise TypeError(f"{name} must be a torch tensor or a numpy array; got {type(t).__name__}")
+        if not isinstance(t, Tensor):  # torch takes no negative strides, and warns of memory that it may not write
+            t = np.require(t, requirements="W") if all(k >= 0 for k in t.strides) else t.copy()
         t = torch.as_tensor(t).detach()
         if t.is_complex():
             raise TypeError(f"{name} must be real; got {t.dtype}")
@@ -61,10 +62,18 @@ def centred(t: Tensor) -> Tensor:
 
 
 def epsilon_of(t: Tensor) -> float:
-    """What is noise in products of such features: as for moments, or the variance that rounding them left, u² E x²."""
+    """What is noise in float64 products of these features, relative to their variance: what rounding added to it.
+
+    u² E x² / var x of the worst feature for features that were rounded to u, at most what moments take (or u² itself);
+    never more, as bfloat16 far from zero would have nothing but noise.
+    """
     if t.dtype == torch.float64 or not t.is_floating_point():
         return 2.0**-53
-    return max(2.0**-24, (torch.finfo(t.dtype).eps / 2) ** 2)
+    rounded = (torch.finfo(t.dtype).eps / 2) ** 2
+    square, variance = t.double().square().mean(0), centred(t).square().mean(0)
+    live = variance > 0
+    far = float((square[live] / variance[live]).max()) if bool(live.any()) else 1.0
+    return min(max(rounded * far, rounded), max(rounded, 2.0**-24))
 
 
 def statistics_of(x: Any, y: Any = None, *, rotate: bool = False) -> tuple[Statistics, bool]:

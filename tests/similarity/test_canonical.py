@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -90,6 +92,17 @@ def test_hidden_correlations_are_found():
     torch.testing.assert_close(sk.cca(x, y).correlations, rho, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("n", [600, 601, 602])
+def test_small_directions_of_nearly_square_features_are_data(n):
+    g = torch.Generator().manual_seed(6)
+    x, y = torch.randn(n, 600, generator=g) + 3, torch.randn(n, 20, generator=g)
+    found = sk.cca(x, y)
+    assert (found.rank_x, found.rank_y) == (min(n - 1, 600), 20)
+    expected = reference.canonical_correlations(x, y, tolerance=1e-9).mean().item()
+    assert found.mean == pytest.approx(expected, abs=1e-8)
+    assert n == 602 or found.mean == pytest.approx(1, abs=1e-8)
+
+
 def test_pwcca_weights_x_and_svcca_counts_variance():
     g = torch.Generator().manual_seed(4)
     x, y = (torch.randn(500, 2, generator=g, dtype=torch.float64) for _ in "xy")
@@ -124,7 +137,27 @@ def test_problems_of_different_rank_in_one_batch():
     found = sk.cca(sources)
     assert found.rank_x.tolist() == [6, 2, 4] and found.correlations[1, 2] == 0
     assert found.mean.tolist() == pytest.approx([sk.cca(m).mean for m in sources], abs=1e-12)
-    assert sk.pwcca(sources).tolist() == pytest.approx([sk.pwcca(m) for m in sources], abs=1e-10)
+    for ours in (sk.pwcca, sk.svcca):
+        assert ours(sources).tolist() == pytest.approx([ours(m) for m in sources], abs=1e-10)
+
+
+def test_other_sources():
+    g = torch.Generator().manual_seed(7)
+    x, y = (torch.randn(60, c, generator=g, dtype=torch.float64) for c in (5, 4))
+    weight = torch.randint(0, 3, (60,), generator=g).double()
+    repeated = [t.repeat_interleave(weight.long(), dim=0) for t in (x, y)]
+    for ours, _ in INDICES.values():
+        assert ours(sk.StreamingQR(5, 4).update(x, y)) == pytest.approx(ours(x, y), abs=1e-12)
+        weighted = sk.Moments(5, 4).update(x, y, weight=weight)
+        assert ours(weighted) == pytest.approx(ours(*repeated), abs=1e-12)
+        whole = (10 * x).round().int(), (10 * y).round().numpy().astype("int16")
+        locked = x.numpy().copy()
+        locked.flags.writeable = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert ours(locked, y) == ours(x, y)
+        assert ours(x.numpy()[::-1], y.numpy()[::-1]) == pytest.approx(ours(x, y), abs=1e-12)
+        assert ours(*whole) == pytest.approx(ours(whole[0].double(), torch.as_tensor(whole[1]).double()), abs=1e-12)
 
 
 def test_numpy_and_bfloat16(case):
