@@ -5,7 +5,24 @@ from stitchkern.matching import match_direct
 from stitchkern.models import StitchedModel
 from stitchkern.moments import Moments
 from stitchkern.qr import StreamingQR
-from stitchkern.similarity import cka, hsic, linear_r2
+from stitchkern.similarity import (
+    CanonicalCorrelations,
+    bures,
+    bures_distance,
+    cca,
+    cka,
+    cknna,
+    hsic,
+    jaccard,
+    linear_r2,
+    mutual_knn,
+    procrustes_distance,
+    procrustes_similarity,
+    pwcca,
+    rsa,
+    shape_distance,
+    svcca,
+)
 from stitchkern.solvers import (
     AffineMap,
     CrossValidation,
@@ -31,6 +48,7 @@ from stitchkern.statistics import Statistics
 
 __all__ = [
     "AffineMap",
+    "CanonicalCorrelations",
     "CrossValidation",
     "Interval",
     "MatchedMap",
@@ -42,22 +60,34 @@ __all__ = [
     "StitchedModel",
     "StreamingQR",
     "bootstrap",
+    "bures",
+    "bures_distance",
+    "cca",
     "cka",
+    "cknna",
     "cross_validate",
     "errors",
     "full_rank",
     "hsic",
+    "jaccard",
     "least_squares",
     "linear_r2",
     "lstsq",
     "match_direct",
+    "mutual_knn",
     "nn",
     "permutation",
     "procrustes",
+    "procrustes_distance",
+    "procrustes_similarity",
+    "pwcca",
     "reduced_rank_path",
     "reweighted_least_squares",
     "ridge_path",
+    "rsa",
     "semi_matching",
+    "shape_distance",
     "soft_matching",
+    "svcca",
     "weighting",
 ]

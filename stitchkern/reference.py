@@ -1,6 +1,6 @@
-"""The definition of every native op, in plain float64 torch.
+"""The definition of every native op and of the similarity indices, in plain float64 torch.
 
-These functions are what the kernels compute, written to be read. The tests compare every backend with
+These functions are what the kernels and indices compute, written to be read. The tests compare every backend with
 them; nothing in the library calls them.
 """
 
@@ -127,3 +127,115 @@ def lsq_solve(
             score[3] = back[:, q:].square().sum(0).mean().sqrt() if probes.shape[1] else 0.0
             score[4] = back[:, :q].square().sum().sqrt()
     return solutions, sums, scores
+
+
+# ------------------------------------------------------------------------------------------ similarity indices
+
+
+def orthonormal_basis(x: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """An orthonormal basis (n, r) of what the centred features span; σ below tolerance · σ_max, of features divided by
+    their deviation, are rounding of float32 inputs."""
+    x = x.double() - x.double().mean(0)
+    spread = x.std(0, correction=0)
+    live = spread > 1e-12 * x.abs().max()
+    u, s, _ = torch.linalg.svd(x[:, live] / spread[live], full_matrices=False)
+    return u[:, s > tolerance * s[0]]
+
+
+def canonical_correlations(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """Cosines of the principal angles between the spans (Björck and Golub 1973): singular values of QₓᵀQᵧ."""
+    return torch.linalg.svdvals(orthonormal_basis(x, tolerance).T @ orthonormal_basis(y, tolerance))
+
+
+def pwcca(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """Σ αᵢρᵢ / Σ αᵢ with αᵢ = Σⱼ |⟨hᵢ, xⱼ⟩| over the centred features of x."""
+    basis = orthonormal_basis(x, tolerance)
+    u, rho, _ = torch.linalg.svd(basis.T @ orthonormal_basis(y, tolerance), full_matrices=False)
+    alpha = ((basis @ u).T @ (x.double() - x.double().mean(0))).abs().sum(1)
+    return (alpha * rho).sum() / alpha.sum()
+
+
+def svcca(x: Tensor, y: Tensor, threshold: float = 0.99) -> Tensor:
+    """Mean canonical correlation of the leading left singular vectors that hold this share of Σσ²."""
+    bases = []
+    for t in (x, y):
+        u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
+        share = s.square().cumsum(0) / s.square().sum()
+        bases.append(u[:, : int((share < threshold).sum()) + 1])
+    return torch.linalg.svdvals(bases[0].T @ bases[1]).mean()
+
+
+def shape_cosine(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+    """‖φ(X)ᵀφ(Y)‖_* / (‖φ(X)‖ ‖φ(Y)‖), φ(X) = X̃ (α I + (1 − α)(X̃ᵀX̃/n)^-½), X̃ of mean variance 1 where it varies."""
+    sides = []
+    for t in (x, y):
+        u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
+        rank = orthonormal_basis(t).shape[1]
+        s = s[:rank] / s[:rank].square().mean().sqrt()
+        mixed = s * alpha + (1 - alpha)
+        sides.append(u[:, :rank] * mixed / mixed.square().sum().sqrt())
+    return torch.linalg.svdvals(sides[0].T @ sides[1]).sum()
+
+
+def fidelity(a: Tensor, b: Tensor) -> Tensor:
+    """tr (A^½ B A^½)^½ of two symmetric positive semidefinite matrices, by their roots."""
+    roots = []
+    for m in (a, b):
+        values, vectors = torch.linalg.eigh(m.double())
+        values = torch.where(values > 1e-12 * values[-1], values, 0.0)
+        roots.append((vectors * values.sqrt()) @ vectors.T)
+    return torch.linalg.svdvals(roots[0] @ roots[1]).sum()
+
+
+def sample_distances(x: Tensor, metric: str) -> Tensor:
+    """(n, n): ‖a − b‖, 1 − cos(a, b), or 1 − the correlation of a and b over their features."""
+    x = x.double()
+    if metric == "euclidean":
+        return torch.stack([(x - row).square().sum(1).sqrt() for row in x])
+    if metric == "correlation":
+        x = x - x.mean(1, keepdim=True)
+    x = x / x.square().sum(1, keepdim=True).sqrt()
+    return 1 - x @ x.T
+
+
+def rsa(x: Tensor, y: Tensor, metric: str, comparison: str) -> float:
+    """The correlation of the upper triangles of both distance matrices, or of their ranks."""
+    from scipy.stats import rankdata
+
+    above = torch.triu_indices(len(x), len(x), 1)
+    vectors = [sample_distances(t, metric)[above[0], above[1]] for t in (x, y)]
+    if comparison == "spearman":
+        vectors = [torch.from_numpy(rankdata(v.numpy())) for v in vectors]
+    return torch.corrcoef(torch.stack(vectors))[0, 1].item()
+
+
+def neighbour_sets(x: Tensor, k: int, metric: str) -> list[set[int]]:
+    """The k nearest other samples of each; of equally distant ones the first."""
+    d = sample_distances(x, metric)
+    order = [[j for j in row.argsort(stable=True).tolist() if j != i] for i, row in enumerate(d)]
+    return [set(o[:k]) for o in order]
+
+
+def mutual_knn(x: Tensor, y: Tensor, k: int, metric: str) -> float:
+    """The mean of |N_x(i) ∩ N_y(i)| / k."""
+    both = zip(neighbour_sets(x, k, metric), neighbour_sets(y, k, metric), strict=True)
+    return sum(len(a & b) for a, b in both) / (k * len(x))
+
+
+def jaccard(x: Tensor, y: Tensor, k: int, metric: str) -> float:
+    """The mean of |N_x(i) ∩ N_y(i)| / |N_x(i) ∪ N_y(i)|."""
+    both = zip(neighbour_sets(x, k, metric), neighbour_sets(y, k, metric), strict=True)
+    return sum(len(a & b) / len(a | b) for a, b in both) / len(x)
+
+
+def cknna(x: Tensor, y: Tensor, k: int) -> float:
+    """Σ αᵢⱼ K̃ᵢⱼ L̃ᵢⱼ over pairs that are neighbours on both sides, K̃ = K − its row means, K of unit samples."""
+    kernels = [1 - sample_distances(t, "cosine") for t in (x, y)]
+    k_x, k_y = (m - m.mean(1, keepdim=True) for m in kernels)
+    masks = []
+    for t in (x, y):
+        masks.append(torch.zeros(len(t), len(t), dtype=torch.bool))
+        for i, found in enumerate(neighbour_sets(t, k, "cosine")):
+            masks[-1][i, list(found)] = True
+    own = (k_x * k_x)[masks[0]].sum() * (k_y * k_y)[masks[1]].sum()
+    return ((k_x * k_y)[masks[0] & masks[1]].sum() / own.sqrt()).item()

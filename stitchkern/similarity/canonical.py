@@ -1,0 +1,237 @@
+"""Canonical correlations and what is made of them: mean CCA, SVCCA, PWCCA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stitchkern.errors import StatisticsError
+from stitchkern.similarity.features import (
+    answer,
+    centred,
+    check_varies,
+    epsilon_of,
+    flat,
+    is_features,
+    pair,
+    statistics_of,
+)
+from stitchkern.solvers.factor import Factor, noise
+from stitchkern.statistics import Statistics
+
+if TYPE_CHECKING:
+    from stitchkern.similarity.features import Features, Input
+
+
+@dataclass(frozen=True)
+class CanonicalCorrelations:
+    r"""All canonical correlations of x and y, and their summaries; numbers, or tensors (…) for a batch.
+
+    With k = min(rank_x, rank_y):
+
+    .. math:: \text{mean} = \tfrac1k \sum_i \rho_i,\quad R^2_{CCA} = \tfrac1k \sum_i \rho_i^2,\quad
+              \text{yanai} = \frac{\sum_i \rho_i^2}{\sqrt{r_x r_y}},\quad \text{pillai} = \sum_i \rho_i^2
+
+    Attributes:
+        correlations: ρ (k,), descending; for a batch (…, min(p, q)), zero from each problem's own k on.
+        mean: mean CCA.
+        r2: R²_CCA (Kornblith et al. 2019, with their p₁ the smaller rank).
+        yanai: the generalised coefficient of determination (Ramsay et al. 1984).
+        pillai: Pillai's trace, in 0 … k.
+        rank_x, rank_y: directions in which the sides vary; dead and collinear features do not count.
+    """
+
+    correlations: Tensor
+    mean: Any
+    r2: Any
+    yanai: Any
+    pillai: Any
+    rank_x: Any
+    rank_y: Any
+
+
+def cca(x: Input, y: Features | None = None) -> CanonicalCorrelations:
+    r"""The canonical correlations of x (n, p) and y (n, q), from features, :class:`Moments` or :class:`Statistics`.
+
+    .. math:: \rho = \text{singular values of } C_{xx}^{-1/2} C_{xy} C_{yy}^{-1/2}
+
+    (Hotelling 1936), with the pseudo-inverse roots on the directions that vary, in correlation form: what lies below
+    ε (√p + λ_max) is rounding, as in every solver. ε is ``Moments.epsilon``; for features, which are multiplied in
+    float64, what rounding them added to their variance: 2^-53 in float64, u² E x²/var x with u = 2^-24 in float32 (at
+    most 2^-24), 2^-22 in float16, 2^-16 in bfloat16. Where n is close to p small directions are real: give features, or
+    ``Moments(precision="float64")``. Symmetric; invariant to offsets and to every invertible linear map of either side.
+    Correlations are not clamped: rounding may leave 1 + 1e-15.
+
+    In-sample. With n samples the ranks are at most n − 1, and once r_x + r_y > n − 1 that many in excess are exactly 1:
+    for n ≤ max(p, q) all are (as long as no features are dead or collinear), and say nothing. SVCCA was proposed
+    against that. Means over min(p, q) in place of the ranks, as many codes have them, fall with every dead feature.
+
+    Args:
+        x: (n, p) torch or numpy, or two-sided moments, a :class:`StreamingQR`, statistics, or a list of these.
+        y: (n, q), only with features.
+
+    Returns:
+        :class:`CanonicalCorrelations`; of :class:`Statistics` or a list with a tensor for every number, as
+        :func:`stitchkern.bootstrap` needs them: ``sk.bootstrap(blocks, lambda s: sk.cca(s).mean)``.
+
+    Raises:
+        StatisticsError: x or y does not vary, fewer than two samples, or an indefinite covariance.
+        ShapeError: x and y are not (n, p) and (n, q) of the same samples. NotFiniteError: NaN or Inf.
+    """
+    white = _whitened("CCA", x, y)
+    rho = torch.linalg.svdvals(white.cross)
+    rho, count = _first(rho, white.count)
+    squares = rho.square().sum(-1)
+    if white.plain and not white.batch:
+        rho = rho[..., : int(count)]
+
+    def give(t: Tensor) -> Any:
+        t = t.reshape(white.batch)
+        return t.item() if white.plain and not white.batch else t
+
+    return CanonicalCorrelations(
+        rho.reshape(*white.batch, rho.shape[-1]),
+        give(rho.sum(-1) / count),
+        give(squares / count),
+        give(squares / (white.rank_x * white.rank_y).sqrt()),
+        give(squares),
+        give(white.rank_x.long()),
+        give(white.rank_y.long()),
+    )
+
+
+def pwcca(x: Input, y: Features | None = None) -> Any:
+    r"""Projection-weighted CCA (Morcos et al. 2018): canonical correlations, weighted by how much of **x** they carry.
+
+    .. math:: \mathrm{PWCCA} = \frac{\sum_i \alpha_i \rho_i}{\sum_i \alpha_i},\qquad
+              \alpha_i = \sum_{j=1}^{p} |\langle h_i, x_j\rangle|
+
+    with h_i the canonical variates on x's side (unit variance) and x_j the centred features of x. x is the weighted
+    side; not symmetric, so swap the arguments for y's. Invariant to offsets, to one scale of each side, and to any
+    linear map of y, but not to those of x. Where correlations are equal their variates are only defined up to a
+    rotation, which the weights of that group can see; where all are equal (n ≤ max(p, q), self-similarity) it does not
+    matter.
+
+    google/svcca's code weights the side of lower rank and takes x_j without subtracting the mean, so that it moves with
+    offsets; some others weight by the coefficients of the variates.
+
+    Args and raises: as :func:`cca`. Returns a number, or a tensor for statistics and lists.
+    """
+    white = _whitened("PWCCA", x, y)
+    u, rho, _ = torch.linalg.svd(white.cross, full_matrices=False)
+    rho, _ = _first(rho, white.count)
+    alpha, _ = _first((u.mT @ white.loadings).abs().sum(-1), white.count)
+    value = ((alpha * rho).sum(-1) / alpha.sum(-1)).reshape(white.batch)
+    return value.item() if white.plain and not white.batch else value
+
+
+def svcca(x: Input, y: Features | None = None, *, threshold: float = 0.99) -> Any:
+    r"""SVCCA (Raghu et al. 2017): mean CCA of the leading principal directions of each side.
+
+    .. math:: k_x = \min\{k : \textstyle\sum_{i\le k} \lambda_i \ge \mathrm{threshold}\cdot\sum_i\lambda_i\},\qquad
+              \mathrm{SVCCA} = \frac{1}{\min(k_x, k_y)} \sum_i \rho_i(x V_{k_x}, y V_{k_y})
+
+    λ = σ² the eigenvalues of the covariance, so that the threshold is a share of variance (σ in place of σ², as some
+    codes have it, keeps far more directions). Symmetric; invariant to offsets, rotations and one scale of each side.
+    Directions that are rounding (see :func:`cca`) are never kept, so that ``threshold=1`` is mean CCA.
+
+    Args:
+        threshold: share of the variance to keep, in (0, 1].
+        x, y: as :func:`cca`.
+
+    Raises:
+        ValueError: threshold outside (0, 1]. Others as :func:`cca`.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1]; got {threshold}")
+    stats, plain = statistics_of(x, y, rotate=True)
+    check_varies("SVCCA", stats)
+    problems = flat(stats)
+    halves, counts = [], []
+    for values, vectors in (principal(problems.cov_xx, problems.epsilon), principal(problems.cov_yy, problems.epsilon)):
+        before = values.cumsum(-1) - values  # a direction is kept as long as those before it do not suffice
+        keep = (before < threshold * values.sum(-1, keepdim=True)) & (values > 0)
+        roots = torch.where(keep, values, 1.0).sqrt()
+        halves.append(vectors * torch.where(keep, 1 / roots, 0.0)[..., None, :])
+        counts.append(keep.sum(-1))
+    cross = halves[0].mT @ problems.cov_xy @ halves[1]
+    rho, count = _first(torch.linalg.svdvals(cross), torch.minimum(*counts))
+    return answer(rho.sum(-1) / count, stats, plain)
+
+
+def principal(cov: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (b, p), descending, and eigenvectors of covariances; zero from the numerical rank on.
+
+    The rank is that of the correlation form, whose noise does not depend on the features' units.
+    """
+    values, vectors = torch.linalg.eigh(cov)
+    values, vectors = values.flip(-1), vectors.flip(-1)
+    rank = cov.shape[-1] - Factor(cov, torch.zeros_like(epsilon), epsilon).dropped
+    # what the root of an eigenvalue needs is that it is positive; below float64's own rounding it might not be
+    floor = cov.shape[-1] * torch.finfo(values.dtype).eps * values[..., :1]
+    live = (torch.arange(values.shape[-1], device=cov.device) < rank[..., None]) & (values > floor)
+    return torch.where(live, values, 0.0), vectors
+
+
+@dataclass(frozen=True)
+class _Whitened:
+    """Both sides along uncorrelated directions of unit variance, zero where a direction was dropped."""
+
+    cross: Tensor  # (b, ·, ·): its singular values are the canonical correlations
+    loadings: Tensor  # (b, ·, p): covariance of these directions of x with its features
+    rank_x: Tensor  # (b,) float64
+    rank_y: Tensor
+    batch: torch.Size
+    plain: bool
+
+    @property
+    def count(self) -> Tensor:
+        return torch.minimum(self.rank_x, self.rank_y)
+
+
+def _whitened(index: str, x: Input, y: Features | None) -> _Whitened:
+    if is_features(x):
+        tx, ty = pair(x, y)
+        if len(tx) <= max(tx.shape[1], ty.shape[1]):
+            return _from_samples(index, tx, ty)
+    stats, plain = statistics_of(x, y)
+    check_varies(index, stats)
+    problems: Statistics = flat(stats)
+    zero = torch.zeros_like(problems.epsilon)
+    of_x = Factor(problems.cov_xx, zero, problems.epsilon)
+    of_y = Factor(problems.cov_yy, zero, problems.epsilon)
+    return _Whitened(
+        of_y.forward(of_x.forward(problems.cov_xy).mT).mT,
+        of_x.forward(problems.cov_xx),
+        (stats.p - of_x.dropped).double(),
+        (stats.q - of_y.dropped).double(),
+        stats.batch,
+        plain,
+    )
+
+
+def _from_samples(index: str, x: Tensor, y: Tensor) -> _Whitened:
+    """On the n-side: orthonormal bases of what the standardised features span, cut where their correlation form is."""
+    bases = []
+    for name, t in (("x", x), ("y", y)):
+        c = centred(t)
+        spread = c.square().mean(0).sqrt()
+        live = spread > 0
+        if not bool(live.any()):
+            raise StatisticsError(f"{index} is undefined: {name} does not vary")
+        u, s, _ = torch.linalg.svd(c[:, live] / spread[live], full_matrices=False)
+        values = s.square() / len(c)
+        level = noise(values.new_tensor(max(epsilon_of(x), epsilon_of(y))), int(live.sum()), values[0])
+        bases.append((c, u[:, values > level]))
+    (c, u), (_, v) = bases
+    rank_x, rank_y = (u.new_tensor([b.shape[1]]) for b in (u, v))
+    return _Whitened((u.T @ v)[None], (u.T @ c)[None] / len(c) ** 0.5, rank_x, rank_y, torch.Size(()), True)
+
+
+def _first(values: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The first ``count`` values of each problem, zeros after them."""
+    keep = torch.arange(values.shape[-1], device=values.device) < count[..., None]
+    return torch.where(keep, values, 0.0), count
