@@ -29,7 +29,7 @@ def run(x, y, kernel_x, kernel_y, bandwidth=BANDWIDTH, shift=SHIFT):
     return ops.hsic_sums(x, y, ops.HSIC_KERNELS[kernel_x], ops.HSIC_KERNELS[kernel_y], bandwidth, shift)
 
 
-def check(x, y, kernel_x, kernel_y, bandwidth=BANDWIDTH, shift=SHIFT) -> None:
+def check(x, y, kernel_x, kernel_y, bandwidth=BANDWIDTH, shift=SHIFT, roundoff=1e-16) -> None:
     """The op against the reference, within what errors of |a − b|² by a few roundoffs of the largest |a|² add up to."""
     results = run(x, y, kernel_x, kernel_y, bandwidth, shift)
     wanted = reference.hsic_sums(x, y, kernel_x, kernel_y, bandwidth, shift)
@@ -41,7 +41,7 @@ def check(x, y, kernel_x, kernel_y, bandwidth=BANDWIDTH, shift=SHIFT) -> None:
         for side, (t, kernel) in enumerate(((x, kernel_x), (y, kernel_y))):
             sigma = bandwidth[side, i].item()
             k = (reference.kernel_matrix(t, kernel, sigma) - shift[side, i]).abs()
-            square = (4e-16 + 1e-16 * t.shape[1] ** 0.5) * (t.double() - t.double().mean(0)).square().sum(1).max()
+            square = roundoff * (4 + t.shape[1] ** 0.5) * (t.double() - t.double().mean(0)).square().sum(1).max()
             distance = reference.distances(t)
             by = {
                 "linear": square,
@@ -58,7 +58,9 @@ def check(x, y, kernel_x, kernel_y, bandwidth=BANDWIDTH, shift=SHIFT) -> None:
             assert (results[2][entry, i] - wanted[2][entry, i]).abs() <= bound
 
 
-def rbf_median(t: torch.Tensor) -> float:
+def median(t: torch.Tensor) -> float:
+    if len(t) > 512:
+        t = t[torch.randperm(len(t), generator=torch.Generator().manual_seed(0))[:512]]
     return torch.pdist(t.double()).quantile(0.5).item()
 
 
@@ -94,6 +96,31 @@ def test_types_and_strides(dtype, generator):
             assert all(torch.equal(a, b) for a, b in zip(run(x, y, kernel, kernel), contiguous, strict=True))
     one = torch.randn(1, 6, generator=generator).to(dtype).expand(100, 6)  # one sample, again and again
     check(one, base[:100], "rbf", "rbf")
+
+
+@pytest.mark.parametrize("path", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("n, p, q", [(1024, 1, 7), (1055, 64, 9), (1057, 33, 140)])
+def test_float32_products(n, p, q, path, generator):
+    """As many samples of narrow data and bandwidths that are not small get; never float64 data, never other kernels."""
+    before = _C.cpu_path()
+    try:
+        _C.use_cpu_path(path)
+    except ValueError as e:
+        pytest.skip(str(e))
+    try:
+        x, y = torch.randn(n, p, generator=generator) + 5, torch.randn(n, q, generator=generator) - 5
+        bandwidth = table(*((m * (p + 9) ** 0.5, m * (q + 9) ** 0.5) for m in (1, 1.5, 40)))
+        check(x, y, "rbf", "rbf", bandwidth, roundoff=6e-8)
+        single, double = (run(*sides, "rbf", "rbf", bandwidth) for sides in ((x, y), (x.double(), y.double())))
+        differences = [(a - b).abs().max() / b.abs().max() for a, b in zip(single, double, strict=True)]
+        assert 0 < differences[0] < 1e-6 and differences[1] == 0 and differences[2] < 1e-6
+        for kernel, narrower in (("rbf", 5), ("laplace", 1)):
+            single, double = (
+                run(*sides, "rbf", kernel, bandwidth / narrower) for sides in ((x, y), (x.double(), y.double()))
+            )
+            assert all(torch.equal(a, b) for a, b in zip(single, double, strict=True))
+    finally:
+        _C.use_cpu_path(before)
 
 
 def test_no_samples_and_no_bandwidths():
@@ -189,8 +216,8 @@ def test_exponential():
 # ------------------------------------------------------------------------------------------------ hsic and cka
 
 
-def features(name: str, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    n, p, q = (40, 96, 150) if name == "n < p" else (310, 24, 17)
+def features(name: str, g: torch.Generator, n: int = 310) -> tuple[torch.Tensor, torch.Tensor]:
+    n, p, q = (40, 96, 150) if name == "n < p" else (n, 24, 17)
     x = torch.randn(n, p, generator=g, dtype=torch.float64)
     y = x @ torch.randn(p, q, generator=g, dtype=torch.float64) / p**0.5 + torch.randn(n, q, generator=g).double()
     match name:
@@ -229,27 +256,39 @@ HOSTILE += ["outlier dimension", "low rank", "clusters", "identical", "independe
 @pytest.mark.parametrize("kernel", RADIAL)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_indices(name, kernel, unbiased, generator):
-    x, y = features(name, generator)
-    multiples = (0.2, 1.0, 5.0, 50.0)
+    check_indices(*features(name, generator), name, kernel, unbiased, (0.2, 1.0, 5.0, 50.0))
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("name", HOSTILE[:-1])
+def test_indices_of_many_samples(name, unbiased, generator):
+    """With bandwidths that allow float32 products in most of these."""
+    check_indices(*features(name, generator, 1030), name, "rbf", unbiased, (1.2, 5.0, 50.0))
+
+
+def check_indices(x, y, name, kernel, unbiased, multiples) -> None:
     specs = [f"{m} median" for m in multiples]
     found = sk.hsic(x, y, kernel=kernel, bandwidth=specs, unbiased=unbiased)
     similarity = sk.cka(x, y, kernel=kernel, bandwidth=specs, unbiased=unbiased)
-    assert found.shape == similarity.shape == (4,) and found.dtype == torch.float64
+    assert found.shape == similarity.shape == (len(specs),) and found.dtype == torch.float64
     for i, multiple in enumerate(multiples):
-        k, l = (reference.kernel_matrix(t, kernel, multiple * rbf_median(t)) for t in (x, y))
+        k, l = (reference.kernel_matrix(t, kernel, multiple * median(t)) for t in (x, y))
         xy, xx, yy = (reference.hsic_of_kernels(a, b, unbiased=unbiased).item() for a, b in ((k, l), (k, k), (l, l)))
         scale = math.sqrt(xx * yy)
         assert found[i].item() == pytest.approx(xy, abs=1e-6 * scale)
         assert similarity[i].item() == pytest.approx(xy / scale, abs=1e-6)
-        assert sk.cka(x, y, kernel=kernel, bandwidth=specs[i], unbiased=unbiased) == pytest.approx(similarity[i].item())
+        assert sk.cka(x, y, kernel=kernel, bandwidth=specs[i], unbiased=unbiased) == pytest.approx(
+            similarity[i].item(), rel=1e-6
+        )
     if name == "identical":
         assert (similarity - 1).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize("n", [310, 1030])
 @pytest.mark.parametrize("unbiased", [False, True])
-def test_large_bandwidths_become_linear(unbiased, generator):
+def test_large_bandwidths_become_linear(unbiased, n, generator):
     """All of K is then close to 1: what is left of centring it would be rounding."""
-    x, y = features("plain", generator)
+    x, y = features("plain", generator, n)
     linear = sk.cka(x, y, unbiased=unbiased)
     found = sk.cka(x, y, kernel="rbf", bandwidth=["1e3 median", "1e5 median", "1e7 median"], unbiased=unbiased)
     assert found.tolist() == pytest.approx([linear] * 3, abs=1e-6)
@@ -277,8 +316,7 @@ def test_bandwidths(kernel, generator):
 
 def test_median_of_a_subsample(generator):
     x = torch.randn(3000, 4, generator=generator)
-    chosen = torch.randperm(3000, generator=torch.Generator().manual_seed(0))[:512]
-    exact = sk.hsic(x, x, kernel="rbf", bandwidth=2 * rbf_median(x[chosen]))
+    exact = sk.hsic(x, x, kernel="rbf", bandwidth=2 * median(x))
     assert sk.hsic(x, x, kernel="rbf", bandwidth="2 median") == pytest.approx(exact, rel=1e-12)
     assert sk.hsic(x, x, kernel="rbf") == sk.hsic(x, x, kernel="rbf")
 

@@ -9,13 +9,16 @@ namespace stitchkern::hsic {
 inline constexpr int TILE = 96;
 
 // Some tile of one side's features, centred: [panel][channel][width], width × panels = TILE, zero beyond the last row.
+// T: the type of the products.
+template <class T>
 struct PackTask {
   const Rows* x;
   const double* mean;  // [channels]
   int64_t row0;
-  int rows;        // <= TILE
-  double* packed;  // [TILE × channels], out
-  double* norms;   // [TILE], out: |x_i − mean|², summed in the order of the products: equal rows have distance 0
+  int rows;       // <= TILE
+  T* packed;      // [TILE × channels], out
+  double* norms;  // [TILE], out: |x_i − mean|², in float64 summed in the order of the products: equal rows then have
+                  // distance 0
 };
 
 // Which entries of a tile are wanted: j < columns, and j > i where it lies on the diagonal.
@@ -25,9 +28,10 @@ struct Extent {
 };
 
 // What the kernels of one tile of one side are functions of: the products, −|a − b|² or −|a − b|.
+template <class T>
 struct ValueTask {
   Kernel kernel;
-  const double *a, *b;              // packed tiles
+  const T *a, *b;                   // packed tiles
   const double *norms_a, *norms_b;  // [TILE]
   int64_t channels;
   Extent extent;
@@ -46,22 +50,26 @@ struct SumTask {
   double* sums;            // [PRODUCTS], +=
 };
 
+template <class T>
 struct Kernels {
-  void (*pack)(const PackTask&);
-  void (*values)(const ValueTask&);
+  void (*pack)(const PackTask<T>&);
+  void (*values)(const ValueTask<T>&);
   void (*add)(const SumTask&);
 };
 
 namespace baseline {
-extern const Kernels kernels;
-}
+extern const Kernels<float> kernels_f32;
+extern const Kernels<double> kernels_f64;
+}  // namespace baseline
 #if defined(STITCHKERN_X86_PATHS)
 namespace avx2 {
-extern const Kernels kernels;
-}
+extern const Kernels<float> kernels_f32;
+extern const Kernels<double> kernels_f64;
+}  // namespace avx2
 namespace avx512 {
-extern const Kernels kernels;
-}
+extern const Kernels<float> kernels_f32;
+extern const Kernels<double> kernels_f64;
+}  // namespace avx512
 #endif
 
 }  // namespace stitchkern::hsic

@@ -2,7 +2,8 @@
 //
 // Tiles are packed into panels of `width` samples, channel by channel, so that one layout serves both sides of the
 // product: a strip of MR samples is read as broadcasts, a whole panel as NV vectors. The exponential of a whole row of
-// a tile is one loop without branches. All arithmetic is float64.
+// a tile is one loop without branches. All but
+// the products is float64.
 #include "hsic_cpu.h"
 
 #include "../common/simd.h"
@@ -19,59 +20,66 @@ constexpr int MR = 4, NV = 3;  // 12 of 16
 #else
 constexpr int MR = 4, NV = 2;  // 8 of 16: without fused multiply-add the products need some
 #endif
-constexpr int WIDTH = NV * L;
-constexpr int64_t CHANNELS = 256;  // multiplied at a stretch: a panel of them stays in the first-level cache
-static_assert(TILE % WIDTH == 0 && WIDTH % MR == 0, "strips must fill panels, and panels tiles");
+template <class T>
+constexpr int WIDTH = NV * LANES<T>;
+// Multiplied at a stretch: a panel of them stays in the first-level cache, and float32 sums stay short.
+template <class T>
+constexpr int64_t CHANNELS = sizeof(T) == 8 ? 256 : 128;
+static_assert(TILE % WIDTH<float> == 0 && TILE % WIDTH<double> == 0 && WIDTH<double> % MR == 0,
+              "strips must fill panels, and panels tiles");
 
 using Real = Vector<double>;
 
 // ---------------------------------------------------------------------------------------------------- pack
 
-template <class Source>
-void pack_source(const PackTask& t) {
+template <class T, class Source>
+void pack_source(const PackTask<T>& t) {
+  constexpr int W = WIDTH<T>;
   const int64_t channels = t.x->channels, step = t.x->channel_stride;
-  for (int panel = 0; panel < TILE / WIDTH; ++panel) {
-    double* packed = t.packed + panel * WIDTH * channels;
-    for (int r = 0; r < WIDTH; ++r) {
-      const int row = panel * WIDTH + r;
+  for (int panel = 0; panel < TILE / W; ++panel) {
+    T* packed = t.packed + panel * W * channels;
+    for (int r = 0; r < W; ++r) {
+      const int row = panel * W + r;
       if (row >= t.rows) {
-        for (int64_t c = 0; c < channels; ++c) packed[c * WIDTH + r] = 0;
+        for (int64_t c = 0; c < channels; ++c) packed[c * W + r] = 0;
         continue;
       }
       const Source* from = static_cast<const Source*>(t.x->data) + t.x->offset(t.row0 + row);
-      for (int64_t c = 0; c < channels; ++c) packed[c * WIDTH + r] = double(widen(from[c * step])) - t.mean[c];
+      for (int64_t c = 0; c < channels; ++c) packed[c * W + r] = T(double(widen(from[c * step])) - t.mean[c]);
     }
-    for (int n = 0; n < NV; ++n) {
+    for (int r = 0; r < W; r += L) {
       Real norms = {};
-      for (int64_t c0 = 0; c0 < channels; c0 += CHANNELS) {  // as multiply() adds them up
+      for (int64_t c0 = 0; c0 < channels; c0 += CHANNELS<T>) {  // as multiply() adds them up
         Real sums = {};
-        for (int64_t c = c0; c < c0 + CHANNELS && c < channels; ++c) {
-          const Real v = load(packed + c * WIDTH + n * L);
+        for (int64_t c = c0; c < c0 + CHANNELS<T> && c < channels; ++c) {
+          const Real v = load_double(packed + c * W + r);
           sums += v * v;
         }
         norms = c0 ? norms + sums : sums;
       }
-      store(t.norms + panel * WIDTH + n * L, norms);
+      store(t.norms + panel * W + r, norms);
     }
   }
 }
 
-void pack(const PackTask& task) {
-  dispatch(task.x->dtype, [&](auto source) { pack_source<decltype(source)>(task); });
+template <class T>
+void pack(const PackTask<T>& task) {
+  dispatch(task.x->dtype, [&](auto source) { pack_source<T, decltype(source)>(task); });
 }
 
 // ---------------------------------------------------------------------------------------------------- values
 
 // One strip of MR samples against one panel.
-void multiply(const double* a, const double* b, int64_t channels, bool first, double* to) {
-  Real sums[MR][NV] = {};
-  for (int64_t c = 0; c < channels; ++c, a += WIDTH, b += WIDTH) {
-    Real right[NV];
+template <class T>
+void multiply(const T* a, const T* b, int64_t channels, bool first, double* to) {
+  Vector<T> sums[MR][NV] = {};
+  for (int64_t c = 0; c < channels; ++c, a += WIDTH<T>, b += WIDTH<T>) {
+    Vector<T> right[NV];
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) right[n] = load(b + n * L);
+    for (int n = 0; n < NV; ++n) right[n] = load(b + n * LANES<T>);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
-      const Real left = splat(a[i]);
+      const Vector<T> left = splat(a[i]);
 #pragma GCC unroll 8
       for (int n = 0; n < NV; ++n) sums[i][n] += left * right[n];
     }
@@ -80,23 +88,30 @@ void multiply(const double* a, const double* b, int64_t channels, bool first, do
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
     for (int n = 0; n < NV; ++n) {
-      double* at = to + i * TILE + n * L;
-      store(at, first ? sums[i][n] : load(at) + sums[i][n]);
+      T lanes[LANES<T>];
+      store(lanes, sums[i][n]);
+#pragma GCC unroll 2
+      for (int l = 0; l < LANES<T>; l += L) {
+        double* at = to + i * TILE + n * LANES<T> + l;
+        store(at, first ? load_double(lanes + l) : load(at) + load_double(lanes + l));
+      }
     }
 }
 
 // The first column of row i that is wanted, down to a whole vector.
 int first_column(const Extent& e, int i) { return e.diagonal ? (i + 1) / L * L : 0; }
 
-void values(const ValueTask& t) {
+template <class T>
+void values(const ValueTask<T>& t) {
+  constexpr int W = WIDTH<T>;
   const Extent& e = t.extent;
-  for (int64_t c0 = 0; c0 < t.channels; c0 += CHANNELS) {
-    const int64_t channels = t.channels - c0 < CHANNELS ? t.channels - c0 : CHANNELS;
-    for (int j = 0; j < e.columns; j += WIDTH)
+  for (int64_t c0 = 0; c0 < t.channels; c0 += CHANNELS<T>) {
+    const int64_t channels = t.channels - c0 < CHANNELS<T> ? t.channels - c0 : CHANNELS<T>;
+    for (int j = 0; j < e.columns; j += W)
       for (int i = 0; i < e.rows; i += MR) {
-        if (e.diagonal && i >= j + WIDTH) break;  // below the diagonal, as are all that follow
-        const double* a = t.a + (i / WIDTH) * WIDTH * t.channels + c0 * WIDTH + i % WIDTH;
-        multiply(a, t.b + j * t.channels + c0 * WIDTH, channels, c0 == 0, t.values + i * TILE + j);
+        if (e.diagonal && i >= j + W) break;  // below the diagonal, as are all that follow
+        const T* a = t.a + (i / W) * W * t.channels + c0 * W + i % W;
+        multiply(a, t.b + j * t.channels + c0 * W, channels, c0 == 0, t.values + i * TILE + j);
       }
   }
   if (t.kernel == Kernel::linear) return;
@@ -190,6 +205,7 @@ void add_tile(const SumTask& t) {
     y ? add<false, true>(t) : add<false, false>(t);
 }
 
-const Kernels kernels = {pack, values, add_tile};
+const Kernels<float> kernels_f32 = {pack<float>, values<float>, add_tile};
+const Kernels<double> kernels_f64 = {pack<double>, values<double>, add_tile};
 
 }  // namespace stitchkern::hsic::STITCHKERN_PATH
