@@ -39,9 +39,9 @@ def ours(kernel: str) -> Callable[[Tensor, Tensor, list[float]], list[float]]:
     return lambda x, y, sigmas: sk.cka(x, y, kernel=kernel, bandwidth=sigmas).tolist()
 
 
-CASES = {  # kernel, offset, bandwidths
+CASES = {  # kernel, offset, bandwidths; the one with an offset is there for its errors
     "RBF": ("rbf", 1.0, [16.0]),
-    "RBF, 4 bandwidths": ("rbf", 1.0, [8.0, 16.0, 32.0, 64.0]),
+    "RBF, 4 bandwidths": ("rbf", 1.0, [16.0, 24.0, 32.0, 64.0]),
     "RBF, features + 1000": ("rbf", 1000.0, [16.0]),
     "Laplace": ("laplace", 1.0, [16.0]),
 }
@@ -50,6 +50,7 @@ WAYS: dict[str, Callable[[str], Callable]] = {
     "cdist, exp, centring (float32)": lambda kernel: by_matrices(kernel, torch.float32),
     "cdist, exp, centring (float64)": lambda kernel: by_matrices(kernel, torch.float64),
 }
+PAIRS = [(c, w) for c in CASES for w in WAYS if "float64" not in w or len(CASES[c][2]) == 1]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def expected() -> dict[str, list[float]]:
     return {}
 
 
-@pytest.mark.parametrize("case, contender", [(c, w) for c in CASES for w in WAYS])
+@pytest.mark.parametrize("case, contender", PAIRS)
 def test_cka(case, contender, features, expected, benchmark):
     kernel, offset, sigmas = CASES[case]
     x, y = (t + offset for t in features)
@@ -77,7 +78,7 @@ def test_cka(case, contender, features, expected, benchmark):
         ]
     found = run(x[rows], y[rows], sigmas)
     error = max(abs(a - b) for a, b in zip(found, expected[case], strict=True))
-    assert error < 0.1, "a wrong answer is not worth timing"
+    assert error < 1e-3 or offset == 1000, "a wrong answer is not worth timing"
     benchmark.group = f"kernel CKA {case}"
     benchmark.extra_info.update(
         family="hsic",
@@ -86,5 +87,6 @@ def test_cka(case, contender, features, expected, benchmark):
         error=error,
         flop=2.0 * N * N * P if contender == "stitchkern" else 0.0,
         threads=torch.get_num_threads(),
+        accuracy=offset == 1000,
     )
-    benchmark.pedantic(lambda: run(x, y, sigmas), rounds=3 if contender == "stitchkern" else 1, warmup_rounds=1)
+    benchmark.pedantic(lambda: run(x, y, sigmas), rounds=5 if contender == "stitchkern" else 2, warmup_rounds=0)
