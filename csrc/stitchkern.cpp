@@ -8,6 +8,7 @@
 #include <string>
 
 #include "common/cpu.h"
+#include "hsic/hsic.h"
 #include "lsq/lsq.h"
 #include "moments/moments_plan.h"
 #include "ops.h"
@@ -68,6 +69,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("LSQ_MAX_FEATURES") =
       std::map<std::string, int>{{"cpu", stitchkern::lsq::CPU_FEATURES}, {"cuda", stitchkern::lsq::CUDA_FEATURES}};
   m.attr("LSQ_MAX_PROBES") = stitchkern::lsq::MAX_PROBES;
+  m.def("hsic_kernels", [] { return index_of(stitchkern::hsic::KERNEL_NAMES); });
   m.def("precisions", [] { return index_of(stitchkern::moments::PRECISION_NAMES); });
   m.def("totals", [] { return index_of(stitchkern::moments::TOTAL_NAMES); });
 }

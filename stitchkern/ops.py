@@ -10,6 +10,8 @@ from stitchkern import _C
 #: precision name -> code, and the names of the entries of ``totals``; both come from csrc/moments/moments.h.
 PRECISIONS: dict[str, int] = dict(sorted(_C.precisions().items(), key=lambda item: item[1]))
 TOTALS: dict[str, int] = _C.totals()
+#: kernel name -> code; from csrc/hsic/hsic.h.
+HSIC_KERNELS: dict[str, int] = dict(sorted(_C.hsic_kernels().items(), key=lambda item: item[1]))
 #: what one problem of :func:`lsq_solve` may have at most; from csrc/lsq/lsq.h.
 #: device type -> most features of x that lsq_solve takes
 LSQ_MAX_FEATURES: dict[str, int] = _C.LSQ_MAX_FEATURES
@@ -60,3 +62,21 @@ def lsq_solve(
 def _(cov_xx, cov_xy, mean_x, ridge, probes) -> tuple[Tensor, Tensor, Tensor]:
     count, p, q = cov_xy.shape
     return cov_xx.new_empty(count, p, q), cov_xx.new_empty(count, 2, q), cov_xx.new_empty(count, 5)
+
+
+def hsic_sums(
+    x: Tensor, y: Tensor, kernel_x: int, kernel_y: int, bandwidth: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row sums (2, b, n), diagonals (2, b, n) and sums of products (3, b) of two kernel matrices, each less ``shift``:
+    `reference.hsic_sums`. Nothing of size n² is stored. CPU only.
+
+    ``x`` (n, p) and ``y`` (n, q) of any type and strides; the kernels are codes of ``HSIC_KERNELS``; ``bandwidth`` and
+    ``shift`` (2, b; of x and of y) are float64 and contiguous.
+    """
+    return _library.hsic_sums(x, y, kernel_x, kernel_y, bandwidth, shift)
+
+
+@torch.library.register_fake("stitchkern::hsic_sums")
+def _(x, y, kernel_x, kernel_y, bandwidth, shift) -> tuple[Tensor, Tensor, Tensor]:
+    n, b = x.shape[0], bandwidth.shape[1]
+    return bandwidth.new_empty(2, b, n), bandwidth.new_empty(2, b, n), bandwidth.new_empty(3, b)

@@ -54,14 +54,7 @@ def hsic_linear(x: Tensor, y: Tensor, *, unbiased: bool) -> Tensor:
     Biased: tr(KHLH) / n² with H = I − 11ᵀ/n. Unbiased (Song et al. 2012, equation 5), with K̃ = K off the diagonal:
     [tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1] / (n(n−3)).
     """
-    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
-    k, l, n = x @ x.T, y @ y.T, len(x)
-    if not unbiased:
-        return (k * l).sum() / n**2
-    k, l = k - k.diag().diag(), l - l.diag().diag()
-    return ((k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ l.sum(1)) / (n - 2)) / (
-        n * (n - 3)
-    )
+    return hsic_of_kernels(kernel_matrix(x, "linear"), kernel_matrix(y, "linear"), unbiased=unbiased)
 
 
 def least_squares(x: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -239,3 +232,47 @@ def cknna(x: Tensor, y: Tensor, k: int) -> float:
             masks[-1][i, list(found)] = True
     own = (k_x * k_x)[masks[0]].sum() * (k_y * k_y)[masks[1]].sum()
     return ((k_x * k_y)[masks[0] & masks[1]].sum() / own.sqrt()).item()
+
+
+def distances(x: Tensor) -> Tensor:
+    """(n, n): ‖a − b‖ for the rows of x (n, p), as norms of differences."""
+    return torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def kernel_matrix(x: Tensor, kernel: str, bandwidth: float = 1.0) -> Tensor:
+    """(n, n), of the rows of x (n, p): linear (a − x̄)ᵀ(b − x̄), rbf exp(−‖a − b‖²/(2σ²)), laplace exp(−‖a − b‖/σ)."""
+    x = x.double()
+    if kernel == "linear":
+        return (x - x.mean(0)) @ (x - x.mean(0)).T
+    distance = distances(x)
+    return torch.exp(-distance.square() / (2 * bandwidth**2) if kernel == "rbf" else -distance / bandwidth)
+
+
+def hsic_sums(
+    x: Tensor, y: Tensor, kernel_x: str, kernel_y: str, bandwidth: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With K' = K − c and L' = L − d for each pair of bandwidths, and K̃', L̃' these with zeros on the diagonal:
+
+    row sums of K̃' and L̃' (2, b, n), diagonals of K' and L' (2, b, n), Σ K̃'∘L̃', Σ K̃'∘K̃' and Σ L̃'∘L̃' (3, b).
+    bandwidth, shift (2, b): σ and c, d.
+    """
+    rows, diagonals, sums = [], [], []
+    for (width_x, width_y), (c, d) in zip(bandwidth.T.tolist(), shift.T.tolist(), strict=True):
+        k, l = kernel_matrix(x, kernel_x, width_x) - c, kernel_matrix(y, kernel_y, width_y) - d
+        diagonals.append(torch.stack([k.diagonal(), l.diagonal()]))
+        k, l = k - k.diag().diag(), l - l.diag().diag()
+        rows.append(torch.stack([k.sum(1), l.sum(1)]))
+        sums.append(torch.stack([(k * l).sum(), (k * k).sum(), (l * l).sum()]))
+    return torch.stack(rows, 1), torch.stack(diagonals, 1), torch.stack(sums, 1)
+
+
+def hsic_of_kernels(k: Tensor, l: Tensor, *, unbiased: bool) -> Tensor:
+    """HSIC of two kernel matrices: see :func:`hsic_linear`."""
+    n = len(k)
+    if not unbiased:
+        k, l = (m - m.mean(0) - m.mean(1)[:, None] + m.mean() for m in (k, l))
+        return (k * l).sum() / n**2
+    k, l = k - k.diag().diag(), l - l.diag().diag()
+    return ((k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ l.sum(1)) / (n - 2)) / (
+        n * (n - 3)
+    )
