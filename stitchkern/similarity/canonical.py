@@ -17,6 +17,7 @@ from stitchkern.similarity.features import (
     flat,
     is_features,
     pair,
+    rotated,
     statistics_of,
 )
 from stitchkern.solvers.factor import Factor, noise
@@ -151,7 +152,9 @@ def svcca(x: Input, y: Features | None = None, *, threshold: float = 0.99) -> An
     check_varies("SVCCA", stats)
     problems = flat(stats)
     halves, counts = [], []
-    for values, vectors in (principal(problems.cov_xx, problems.epsilon), principal(problems.cov_yy, problems.epsilon)):
+    turned = rotated(x), rotated(y)
+    for cov, side in zip((problems.cov_xx, problems.cov_yy), turned, strict=True):
+        values, vectors = principal(cov, problems.epsilon, side)
         before = values.cumsum(-1) - values  # a direction is kept as long as those before it do not suffice
         keep = (before < threshold * values.sum(-1, keepdim=True)) & (values > 0)
         roots = torch.where(keep, values, 1.0).sqrt()
@@ -162,18 +165,29 @@ def svcca(x: Input, y: Features | None = None, *, threshold: float = 0.99) -> An
     return answer(rho.sum(-1) / count, stats, plain)
 
 
-def principal(cov: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
+def principal(cov: Tensor, epsilon: Tensor, is_rotated: bool = False) -> tuple[Tensor, Tensor]:
     """Eigenvalues (b, p), descending, and eigenvectors of covariances; zero from the numerical rank on.
 
-    The rank is that of the correlation form, whose noise does not depend on the features' units.
+    The rank is that of the correlation form, whose noise does not depend on the features' units; of rotated features,
+    whose axes beyond the rank hold nothing but rounding, that of the covariance.
     """
     values, vectors = torch.linalg.eigh(cov)
     values, vectors = values.flip(-1), vectors.flip(-1)
-    rank = cov.shape[-1] - Factor(cov, torch.zeros_like(epsilon), epsilon).dropped
+    p = cov.shape[-1]
+    if is_rotated:
+        mean = values.sum(-1, keepdim=True) / p
+        of_mean = values[..., :1] / torch.where(mean > 0, mean, 1.0)
+        rank = (values > noise(epsilon[..., None], p, of_mean) * mean).sum(-1)
+    else:
+        rank = p - Factor(cov, torch.zeros_like(epsilon), epsilon).dropped
     # what the root of an eigenvalue needs is that it is positive; below float64's own rounding it might not be
     floor = cov.shape[-1] * torch.finfo(values.dtype).eps * values[..., :1]
     live = (torch.arange(values.shape[-1], device=cov.device) < rank[..., None]) & (values > floor)
     return torch.where(live, values, 0.0), vectors
+
+
+#: ‖A⁻¹‖ of correlations from which canonical correlations are taken from the samples themselves, where they are there
+_COLLINEAR = 1e4
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,8 @@ def _whitened(index: str, x: Input, y: Features | None) -> _Whitened:
     zero = torch.zeros_like(problems.epsilon)
     of_x = Factor(problems.cov_xx, zero, problems.epsilon)
     of_y = Factor(problems.cov_yy, zero, problems.epsilon)
+    if is_features(x) and max(float(f.inverse.max()) for f in (of_x, of_y)) > _COLLINEAR:
+        return _from_samples(index, *pair(x, y))  # products lose half of the digits that the features have
     return _Whitened(
         of_y.forward(of_x.forward(problems.cov_xy).mT).mT,
         of_x.forward(problems.cov_xx),

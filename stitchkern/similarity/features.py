@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def is_features(x: Any) -> bool:
-    return isinstance(x, Tensor) or type(x).__name__ == "ndarray"
+    return isinstance(x, Tensor | np.ndarray)
+
+
+def rotated(x: Any) -> bool:
+    """Whether `statistics_of(rotate=True)` turns these features into their span."""
+    return is_features(x) and x.ndim == 2 and x.shape[1] > len(x)
 
 
 def pair(x: Any, y: Any, at_least: int = 2) -> tuple[Tensor, Tensor]:
@@ -33,6 +38,13 @@ def pair(x: Any, y: Any, at_least: int = 2) -> tuple[Tensor, Tensor]:
     for name, t in (("x", x), ("y", y)):
         if not is_features(t):
             raise TypeError(f"{name} must be a torch tensor or a numpy array; got {type(t).__name__}")
+        if isinstance(t, np.ma.MaskedArray):
+            raise TypeError(f"{name} must not be a masked array: its mask would be lost")
+        if not isinstance(t, Tensor):
+            t = np.asarray(t)
+            if t.dtype.kind not in "fiub" or t.dtype.itemsize > 8:
+                raise TypeError(f"{name} must be real, in a type of at most 64 bits; got {t.dtype}")
+            t = t.astype(t.dtype.newbyteorder("="), copy=False)
         if not isinstance(t, Tensor):  # torch takes no negative strides, and warns of memory that it may not write
             t = np.require(t, requirements="W") if all(k >= 0 for k in t.strides) else t.copy()
         t = torch.as_tensor(t).detach()

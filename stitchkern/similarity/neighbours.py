@@ -77,9 +77,11 @@ def cknna(x: Features, y: Features, *, k: int = 10) -> float:
     tx, ty, k = _checked(x, y, k, "cosine")
     units = unit_rows("x", tx, "cosine"), unit_rows("y", ty, "cosine")
     about = [u - u.mean(0) for u in units]
+    # x̂ᵢ·(x̂ⱼ − m) = cᵢ·cⱼ + m·cⱼ with m·cⱼ = (mean ‖c‖² − ‖cⱼ‖²)/2 for unit vectors: small numbers from small ones
+    shift = [(c.square().sum(1).mean() - c.square().sum(1)) / 2 for c in about]
     sums = torch.zeros(3, dtype=torch.float64, device=tx.device)
     for rows, a, b in _both(tx, ty, k, "cosine"):
-        g, h = (u[rows] @ c.T for u, c in zip(units, about, strict=True))
+        g, h = (c[rows] @ c.T + d for c, d in zip(about, shift, strict=True))
         for i, (mask, left, right) in enumerate(((a & b, g, h), (a, g, g), (b, h, h))):
             sums[i] += torch.where(mask, left * right, 0.0).sum()
     xy, xx, yy = sums.tolist()

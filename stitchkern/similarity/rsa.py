@@ -57,10 +57,12 @@ def rsa(x: Features, y: Features, *, metric: str = "euclidean", comparison: str 
         cov += v @ v.T + torch.outer(moved, moved) * (count * m / (count + m))
         mean += moved * (m / (count + m))
         count += m
-    # what rounding leaves of equal distances: those of unit vectors err by their own size, 1
-    scale = mean if metric == "euclidean" or comparison == "spearman" else mean.clamp(min=1.0)
+    # what rounding leaves of equal distances d: of unit vectors, whose differences have length √(2d), that too
+    rounding = 2.0**-46 * mean
+    if metric != "euclidean" and comparison != "spearman":
+        rounding = rounding + 2.0**-50 * (2 * mean).sqrt()
     spread = cov.diagonal() / count
-    for name, varies in zip("xy", (spread > (2.0**-46 * scale).square()).tolist(), strict=True):
+    for name, varies in zip("xy", (spread > rounding.square()).tolist(), strict=True):
         if not varies:
             raise StatisticsError(f"RSA is undefined: all samples of {name} are equally far apart")
     return (cov[0, 1] / (cov[0, 0].sqrt() * cov[1, 1].sqrt())).item()

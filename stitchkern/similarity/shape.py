@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stitchkern.errors import ShapeError, StatisticsError
 from stitchkern.similarity.canonical import principal
-from stitchkern.similarity.features import answer, check_varies, flat, statistics_of
+from stitchkern.similarity.features import answer, check_varies, flat, rotated, statistics_of
 from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -91,17 +91,19 @@ def shape_distance(x: Input, y: Features | None = None, *, alpha: float = 1.0) -
         return answer(_angle(_cosine("shape distance", stats), stats), stats, plain)
     check_varies("shape distance", stats)
     problems = flat(stats)
-    sides = []
-    for cov in (problems.cov_xx, problems.cov_yy):
-        values, vectors = principal(cov, problems.epsilon)
+    sides, slack = [], torch.ones_like(problems.epsilon)  # whitening magnifies rounding as it does directions
+    for cov, turned in ((problems.cov_xx, rotated(x)), (problems.cov_yy, rotated(y))):
+        values, vectors = principal(cov, problems.epsilon, turned)
         live = values > 0
         mean = values.sum(-1, keepdim=True) / live.sum(-1, keepdim=True)
         values = values / mean
         mixed = torch.where(live, alpha + (1 - alpha) / torch.where(live, values, 1.0).sqrt(), 0.0)
         size = (mixed.square() * values).sum(-1).sqrt() * mean[..., 0].sqrt()
         sides.append(vectors * (mixed / size[..., None])[..., None, :])
+        least = torch.where(live, mixed, torch.inf).amin(-1)
+        slack = slack * (mixed.amax(-1) / least) ** 2
     s = _nuclear(sides[0].mT @ problems.cov_xy @ sides[1])
-    return answer(_angle(s, problems), stats, plain)
+    return answer(_angle(s, problems, slack), stats, plain)
 
 
 def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
@@ -175,13 +177,13 @@ def _cosine(index: str, stats: Statistics) -> Tensor:
     return _nuclear(stats.cov_xy) / (_trace(stats.cov_xx).sqrt() * _trace(stats.cov_yy).sqrt())
 
 
-def _chord(s: Tensor, stats: Statistics) -> Tensor:
-    return _root(2 - 2 * s, torch.full_like(s, 2.0), stats)
+def _chord(s: Tensor, stats: Statistics, slack: Tensor | float = 1.0) -> Tensor:
+    return _root(2 - 2 * s, 2.0 * slack * torch.ones_like(s), stats)
 
 
-def _angle(s: Tensor, stats: Statistics) -> Tensor:
+def _angle(s: Tensor, stats: Statistics, slack: Tensor | float = 1.0) -> Tensor:
     """arccos s, by its half: it keeps its digits near s = 1, and knows rounding from error there."""
-    return 2 * (_chord(s, stats) / 2).asin()
+    return 2 * (_chord(s, stats, slack) / 2).asin()
 
 
 def _root(square: Tensor, terms: Tensor, stats: Statistics) -> Tensor:

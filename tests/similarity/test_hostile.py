@@ -1,0 +1,71 @@
+"""Features made to mislead the indices."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import stitchkern as sk
+from stitchkern import reference
+
+
+def test_rounded_features_of_low_rank_with_more_features_than_samples(generator):
+    """Beyond the true rank a rotation leaves axes of pure rounding: they are no directions."""
+
+    def low() -> torch.Tensor:
+        return (torch.randn(40, 4, generator=generator) @ torch.randn(4, 256, generator=generator)).half()
+
+    x, y = low(), low()
+    found = sk.cca(x, y)
+    assert (found.rank_x, found.rank_y) == (4, 4) and found.mean < 0.7
+    assert sk.svcca(x, y, threshold=1) == pytest.approx(found.mean, abs=1e-5)
+    expected = math.acos(float(found.correlations.sum()) / 4)
+    assert sk.shape_distance(x, y, alpha=0) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_shape_distance_of_equal_shapes_in_bad_condition(alpha, generator):
+    for seed in range(10):
+        g = generator.manual_seed(seed)
+        x = torch.randn(200, 16, dtype=torch.float64, generator=g) * torch.arange(1, 17) ** -3.0
+        turn = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64, generator=g)).Q
+        assert sk.shape_distance(x, x @ turn, alpha=alpha) < 1e-4
+
+
+def test_nearly_collinear_features_keep_correlations_at_one(generator):
+    a = torch.randn(200, 1, generator=generator).double()
+    for near in (1e-3, 1e-5, 1e-6):
+        x = torch.cat([a, a + near * torch.randn(200, 1, generator=generator).double()], 1)
+        y = x @ torch.randn(2, 2, generator=generator).double()
+        assert (sk.cca(x, y).correlations - 1).abs().max() < 1e-8
+        assert sk.cca(x, x).mean == pytest.approx(1, abs=1e-12)
+
+
+def test_neighbour_alignment_far_from_zero(generator):
+    x, y = (torch.randn(60, 5, generator=generator).double() for _ in range(2))
+    for offset, allowed in ((0, 1e-12), (1e3, 1e-9), (1e6, 1e-4)):
+        far = x + offset
+        assert sk.cknna(far, y) == pytest.approx(float(reference.cknna(far, y, 10)), abs=max(allowed, 1e-9)), offset
+
+
+@pytest.mark.parametrize("metric", ["cosine", "correlation"])
+def test_small_angles_are_still_angles(metric, generator):
+    base = torch.randn(1, 50, generator=generator).double()
+    x, y = base + 1e-6 * torch.randn(60, 50, generator=generator).double(), torch.randn(60, 5, generator=generator)
+    assert -1 < sk.rsa(x, y, metric=metric) < 1
+    with pytest.raises(sk.errors.StatisticsError, match=r"equally far apart|point the same way"):
+        sk.rsa(base.expand(60, 50), y, metric=metric)
+
+
+def test_kinds_of_arrays(generator, tmp_path):
+    x = np.random.default_rng(0).standard_normal((30, 4))
+    np.save(tmp_path / "x.npy", x)
+    value = sk.cca(x, x[:, ::-1] ** 3).mean
+    for same in (np.load(tmp_path / "x.npy", mmap_mode="r"), x.astype(">f8"), np.asfortranarray(x)):
+        assert sk.cca(same, x[:, ::-1] ** 3).mean == pytest.approx(value, rel=1e-12)
+    for wrong, match in ((np.ma.masked_array(x), "masked"), (x.astype(np.longdouble), "64 bits"), (x + 0j, "real")):
+        with pytest.raises(TypeError, match=match):
+            sk.cca(wrong, x)
