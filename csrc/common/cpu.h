@@ -32,4 +32,21 @@ inline CpuPath& cpu_path() {
   return path;
 }
 
+// Of a table that exists once per path, the one in use.
+template <class Table>
+const Table& for_cpu_path(const Table& baseline, const Table& avx2, const Table& avx512) {
+  switch (cpu_path()) {
+    case CpuPath::avx512: return avx512;
+    case CpuPath::avx2: return avx2;
+    default: return baseline;
+  }
+}
+
 }  // namespace stitchkern
+
+// The same by its name in the namespaces of the paths that were compiled.
+#if defined(STITCHKERN_X86_PATHS)
+#define STITCHKERN_FOR_CPU_PATH(table) ::stitchkern::for_cpu_path(baseline::table, avx2::table, avx512::table)
+#else
+#define STITCHKERN_FOR_CPU_PATH(table) (baseline::table)
+#endif

@@ -18,14 +18,6 @@
 namespace stitchkern::lsq {
 namespace {
 
-const Kernels& kernels() {
-#if defined(STITCHKERN_X86_PATHS)
-  if (cpu_path() == CpuPath::avx512) return avx512::kernels;
-  if (cpu_path() == CpuPath::avx2) return avx2::kernels;
-#endif
-  return baseline::kernels;
-}
-
 // A thread's own, kept from call to call: fresh pages cost more than a small problem.
 void* scratch(int64_t bytes) {
   struct Free {
@@ -44,7 +36,7 @@ void* scratch(int64_t bytes) {
 std::tuple<Tensor, Tensor, Tensor> lsq_solve_cpu(Tensor cov_xx, Tensor cov_xy, Tensor mean_x, Tensor ridge,
                                                  Tensor probes) {
   const auto [batch, solution, sums, score] = unpack(cov_xx, cov_xy, mean_x, ridge, probes, CPU_FEATURES);
-  const Kernels& kernel = kernels();
+  const Kernels& kernel = STITCHKERN_FOR_CPU_PATH(kernels);
   const int64_t p = batch.p, cost = p * p * p / 6 + p * p * (batch.q + batch.k);
   parallel_tasks(batch.count, batch.count * cost,
                  [&, &batch = batch](int64_t i) { kernel.solve(Problem(batch, i), scratch(kernel.scratch_bytes)); });

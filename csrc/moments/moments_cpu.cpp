@@ -34,22 +34,10 @@ constexpr double SAFE_LIGHTEST = 0x1p-40, SAFE_HEAVIEST = 0x1p40;
 
 template <class T>
 const Kernels<T>& kernels() {
-  constexpr bool single = sizeof(T) == 4;
-#define STITCHKERN_PICK(path) \
-  if constexpr (single)       \
-    return path::kernels_f32; \
-  else                        \
-    return path::kernels_f64;
-#if defined(STITCHKERN_X86_PATHS)
-  if (cpu_path() == CpuPath::avx512) {
-    STITCHKERN_PICK(avx512)
-  }
-  if (cpu_path() == CpuPath::avx2) {
-    STITCHKERN_PICK(avx2)
-  }
-#endif
-  STITCHKERN_PICK(baseline)
-#undef STITCHKERN_PICK
+  if constexpr (sizeof(T) == 4)
+    return STITCHKERN_FOR_CPU_PATH(kernels_f32);
+  else
+    return STITCHKERN_FOR_CPU_PATH(kernels_f64);
 }
 
 // Uninitialised memory on cache lines, kept from stage to stage: fresh pages cost more than filling them.
