@@ -1,0 +1,219 @@
+// Sums over kernel matrices on the GPU: the launchers. What is computed, and why in this way, is in hsic_kernels.cuh.
+#include <torch/csrc/stable/accelerator.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../common/launch.h"
+#include "hsic_kernels.cuh"
+#include "hsic_op.h"
+
+namespace stitchkern::hsic {
+namespace {
+
+constexpr int BLOCKS_PER_PROCESSOR = 2;
+constexpr int64_t MEAN_ROWS = 1024, MAX_MEAN_CHUNKS = 64;  // of one block of the mean sums, at least; chunks at most
+constexpr int64_t FEW_PLANES = 8;                          // that have more and smaller units
+constexpr int64_t MANY_COLUMNS = 64, FEW_COLUMNS = 32;     // of units, at most
+constexpr double SAFE_REACH = 4;                           // |a|² / σ² that bfloat16 parts may have
+constexpr int64_t SAFE_ROWS = 1024;                        // samples that they need
+constexpr double SAFE_SMALLEST = 0x1p-60, SAFE_LARGEST = 0x1p100;  // |a|², lest what adds up to it leaves float32
+
+int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
+
+// Shared memory that each of two blocks may have: a multiprocessor's, less 1 KiB for each (CUDA programming guide,
+// technical specifications by compute capability).
+int shared_bytes_of_two(int capability) {
+  const int all = capability == 80 || capability == 87 ? 164 : capability >= 90 && capability < 120 ? 228 : 100;
+  return (all - BLOCKS_PER_PROCESSOR) * 1024 / BLOCKS_PER_PROCESSOR;
+}
+
+bool fast_float64(int capability) { return capability == 80 || capability == 90 || capability == 100; }
+
+// Memory of a call, cut into arrays.
+class Workspace {
+ public:
+  explicit Workspace(const Tensor& like) : like_(like) {}
+  double* doubles(int64_t count) {
+    tensors_.push_back(torch::stable::new_empty(like_, {std::max<int64_t>(count, 1)}));
+    auto* data = static_cast<double*>(tensors_.back().data_ptr());
+    poison(data, count * int64_t(sizeof(double)));
+    return data;
+  }
+
+ private:
+  Tensor like_;
+  std::vector<Tensor> tensors_;
+};
+
+// The widest type among the sides: every other one fits into it without rounding, except bfloat16 beside float16.
+DType common_type(const std::vector<Side>& sides) {
+  DType type = sides[0].x.dtype;
+  for (const Side& side : sides)
+    if (side.x.dtype != type) type = std::min({type, side.x.dtype, DType::f32});
+  return type;
+}
+
+// Gives sides of other types copies of this one; these must live as long as the launches.
+std::vector<Tensor> widen_to(DType type, std::vector<Side>& sides, const Tensor& like, Stream stream) {
+  std::vector<Tensor> copies;
+  for (Side& side : sides) {
+    if (side.x.dtype == type || side.x.count() == 0) continue;
+    const int64_t n = side.x.count(), p = side.x.channels;
+    copies.push_back(torch::stable::new_empty(like, {n, p}, type == DType::f64 ? ScalarType::Double : ScalarType::Float));
+    const auto copy = [&](auto from, auto to) {
+      using From = decltype(from);
+      using To = decltype(to);
+      launch("hsic widen_side", widen_side<From, To>, blocks_of(n * p, THREADS), THREADS, 0, stream,
+             static_cast<const From*>(side.x.data), side.x.stride[2], side.x.channel_stride, p, n * p,
+             static_cast<To*>(copies.back().data_ptr()));
+    };
+    dispatch(side.x.dtype, [&](auto from) {
+      if (type == DType::f64)
+        copy(from, double{});
+      else if constexpr (sizeof(from) < 8)
+        copy(from, float{});
+    });
+    side.x.data = copies.back().data_ptr(), side.x.dtype = type;
+    side.x.stride[2] = p, side.x.channel_stride = 1;
+  }
+  return copies;
+}
+
+// Which sides to launch together, so that every pair of them meets.
+std::vector<std::vector<int>> groups_of(int sides) {
+  std::vector<std::vector<int>> groups;
+  const int size = sides <= MAX_SIDES ? sides : MAX_SIDES / 2;
+  for (int a = 0; a < sides; a += size)
+    for (int c = sides <= MAX_SIDES ? a : a + size; c < sides; c += size) {
+      std::vector<int> which;
+      for (int i = a; i < std::min(a + size, sides); ++i) which.push_back(i);
+      for (int i = std::max(c, a + size); i < std::min(c + size, sides); ++i) which.push_back(i);
+      groups.push_back(which);
+    }
+  return groups;
+}
+
+Layout layout_of(const Rows& r) {
+  const int64_t bytes = r.dtype == DType::f64 ? 8 : r.dtype == DType::f32 ? 4 : 2, width = r.dtype == DType::f64 ? 2 : 4;
+  const bool aligned = reinterpret_cast<uintptr_t>(r.data) % (width * bytes) == 0 && r.stride[2] % width == 0;
+  if (r.channel_stride == 1 || r.channels == 1) return aligned && r.channel_stride == 1 ? Layout::wide : Layout::features;
+  return r.stride[2] < r.channel_stride ? Layout::samples : Layout::features;
+}
+
+// Some sides and bandwidths of a batch.
+Views views_of(const Batch& batch, const std::vector<Side>& sides, const std::vector<int>& which) {
+  Views t{};
+  t.bandwidth = batch.bandwidth, t.shift = batch.shift;
+  t.count = batch.count, t.stride = batch.bandwidths;
+  for (const int i : which) {
+    const Rows& x = sides[i].x;
+    t.view[t.sides++] = {x.data,     x.stride[2],     x.channel_stride, x.channels,
+                         t.features, sides[i].kernel, layout_of(x),     i};
+    t.features += blocks_of(x.channels, SLAB) * SLAB;
+  }
+  return t;
+}
+
+// Means and norms: what all tiles need.
+template <class T>
+void prepare(Views& t, Workspace& memory, Stream stream) {
+  t.mean = memory.doubles(t.features);
+  t.norms = memory.doubles(t.sides * t.count);
+  const int64_t chunk_rows = std::max(MEAN_ROWS, blocks_of(t.count, MAX_MEAN_CHUNKS));
+  const int64_t chunks = blocks_of(t.count, chunk_rows);
+  double* partial = memory.doubles(chunks * t.features);
+  int64_t groups = 0;
+  for (int a = 0; a < t.sides; ++a) groups += feature_groups(t.view[a].channels);
+  launch("hsic sum_features", sum_features<T>, groups * chunks, THREADS, MeanShared{}.sums.end(), stream, t, partial,
+         groups, chunk_rows);
+  launch("hsic finish_means", finish_means<T>, blocks_of(t.features, THREADS), THREADS, 0, stream, t, partial, chunks);
+  launch("hsic sum_norms", sum_norms<T>, t.sides * t.tiles(), THREADS, 0, stream, t);
+}
+
+template <class Math, class T>
+void launch_tiles(Task task, int most_shared, Workspace& memory, Stream stream) {
+  constexpr SumShared<Math> shared;
+  const int planes = task.views.planes();
+  int bytes = shared.halves.end();
+  task.planes = SharedArray<double>(bytes, planes * PAIRS);
+  if (task.planes.end() <= most_shared)
+    bytes = task.planes.end();
+  else
+    task.plane_memory = memory.doubles(task.blocks * planes * PAIRS);
+  launch("hsic sum_tiles", sum_tiles<Math, T>, task.blocks, THREADS, bytes, stream, task);
+}
+
+template <class T>
+void sum(const Batch& batch, Views t, const Tensor& like, DeviceInfo device, Stream stream) {
+  Workspace memory(like);
+  if (t.count) prepare<T>(t, memory, stream);
+  const bool rbf = std::all_of(t.view, t.view + t.sides, [](const View& v) { return v.kernel == Kernel::rbf; });
+  const bool narrow = sizeof(T) < 8 && rbf && t.count >= SAFE_ROWS && !fast_float64(device.capability);
+
+  for (; t.first < batch.bandwidths; t.first += t.bandwidths) {
+    // plan
+    t.bandwidths = int(std::min<int64_t>(batch.bandwidths - t.first, std::max(1, MAX_PLANES / t.sides)));
+    Workspace part(like);
+    if (narrow) t.narrow = reinterpret_cast<int*>(part.doubles(1));
+    Task task{};
+    task.views = t;
+    task.rows = batch.rows, task.diagonal = batch.diagonal, task.sums = batch.sums;
+    task.all_sides = batch.sides_count;
+    task.unit_tiles = std::max<int64_t>(1, blocks_of(t.tiles(), t.planes() <= FEW_PLANES ? MANY_COLUMNS : FEW_COLUMNS));
+    task.columns = blocks_of(t.tiles(), task.unit_tiles);
+    task.blocks = std::min<int64_t>(task.units(), BLOCKS_PER_PROCESSOR * device.multiprocessors);
+    task.partial_rows = part.doubles(task.columns * t.planes() * t.count);
+    task.partial_sums = part.doubles(task.blocks * WARPS * t.bandwidths * t.sides * t.sides);
+
+    // launch
+    if (t.count) {
+      const int most_shared = shared_bytes_of_two(device.capability);
+      if constexpr (sizeof(T) < 8)
+        if (narrow) {
+          launch("hsic decide", decide, 1, THREADS, MeanShared{}.sums.end(), stream, t, SAFE_REACH, SAFE_SMALLEST,
+                 SAFE_LARGEST);
+          launch_tiles<SplitMath, T>(task, most_shared, part, stream);
+        }
+      launch_tiles<DoubleMath, T>(task, most_shared, part, stream);
+    }
+    const int64_t pairs = int64_t(t.bandwidths) * t.sides * t.sides;
+    launch("hsic finish", finish, blocks_of(t.planes() * t.count, THREADS) + blocks_of(pairs, WARPS), THREADS, 0, stream,
+           task);
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> hsic_sums_cuda(std::vector<Tensor> x, std::vector<int64_t> kernels, Tensor bandwidth,
+                                                  Tensor shift) {
+  // check
+  auto [sides, batch, rows, diagonal, sums] = unpack(x, kernels, bandwidth, shift);
+
+  // nothing to do
+  if (batch.bandwidths == 0) return {rows, diagonal, sums};
+
+  // plan
+#if !defined(STITCHKERN_EXECUTOR)
+  const torch::stable::accelerator::DeviceGuard guard(bandwidth.get_device_index());
+#endif
+  const DeviceInfo device = device_info(bandwidth.get_device_index());
+  const Stream stream = current_stream(bandwidth.get_device_index());
+  poison(batch.rows, rows.numel() * int64_t(sizeof(double)));
+  poison(batch.diagonal, diagonal.numel() * int64_t(sizeof(double)));
+  poison(batch.sums, sums.numel() * int64_t(sizeof(double)));
+  const DType type = common_type(sides);
+  const std::vector<Tensor> widened = widen_to(type, sides, bandwidth, stream);
+
+  // launch: all sides at once, or two groups at a time
+  dispatch(type, [&](auto element) {
+    for (const std::vector<int>& which : groups_of(int(sides.size())))
+      sum<decltype(element)>(batch, views_of(batch, sides, which), bandwidth, device, stream);
+  });
+  return {rows, diagonal, sums};
+}
+
+}  // namespace
+}  // namespace stitchkern::hsic
+
+STITCHKERN_CUDA_IMPL(m) { m.impl("hsic_sums", TORCH_BOX(&stitchkern::hsic::hsic_sums_cuda)); }
