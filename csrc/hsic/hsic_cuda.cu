@@ -56,28 +56,38 @@ DType common_type(const std::vector<Side>& sides) {
   return type;
 }
 
-// Gives sides of other types copies of this one; these must live as long as the launches.
-std::vector<Tensor> widen_to(DType type, std::vector<Side>& sides, const Tensor& like, Stream stream) {
+int width_of(DType type) { return type == DType::f64 ? WIDTH<double> : WIDTH<float>; }
+int64_t bytes_of(DType type) { return type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2; }
+
+// Gives sides of another type, or with features apart or rows that are not aligned, copies that the kernels can load;
+// these must live as long as the launches.
+std::vector<Tensor> loadable(DType type, std::vector<Side>& sides, const Tensor& like, Stream stream) {
   std::vector<Tensor> copies;
   for (Side& side : sides) {
-    if (side.x.dtype == type || side.x.count() == 0) continue;
-    const int64_t n = side.x.count(), p = side.x.channels;
-    copies.push_back(torch::stable::new_empty(like, {n, p}, type == DType::f64 ? ScalarType::Double : ScalarType::Float));
-    const auto copy = [&](auto from, auto to) {
+    Rows& x = side.x;
+    const int64_t n = x.count(), width = width_of(type), padded = blocks_of(x.channels, width) * width;
+    const bool contiguous = x.channel_stride == 1 || x.channels == 1;
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(x.data) % (width * bytes_of(type)) == 0 && x.stride[2] % width == 0;
+    if (n == 0 || (x.dtype == type && contiguous && aligned)) continue;
+    copies.push_back(torch::stable::new_empty(like, {blocks_of(n * padded * bytes_of(type), 8)}));
+    void* to = copies.back().data_ptr();
+    const auto copy = [&](auto from, auto element) {
       using From = decltype(from);
-      using To = decltype(to);
-      launch("hsic widen_side", widen_side<From, To>, blocks_of(n * p, THREADS), THREADS, 0, stream,
-             static_cast<const From*>(side.x.data), side.x.stride[2], side.x.channel_stride, p, n * p,
-             static_cast<To*>(copies.back().data_ptr()));
+      using To = decltype(element);
+      launch("hsic copy_side", copy_side<From, To>, blocks_of(n * padded, THREADS), THREADS, 0, stream,
+             static_cast<const From*>(x.data), x.stride[2], x.channel_stride, x.channels, padded, n,
+             static_cast<To*>(to));
     };
-    dispatch(side.x.dtype, [&](auto from) {
-      if (type == DType::f64)
+    dispatch(x.dtype, [&](auto from) {
+      if (x.dtype == type)
+        copy(from, from);
+      else if (type == DType::f64)
         copy(from, double{});
-      else if constexpr (sizeof(from) < 8)
+      else if constexpr (sizeof(from) < 4)
         copy(from, float{});
     });
-    side.x.data = copies.back().data_ptr(), side.x.dtype = type;
-    side.x.stride[2] = p, side.x.channel_stride = 1;
+    x.data = to, x.dtype = type, x.stride[2] = padded, x.channel_stride = 1;
   }
   return copies;
 }
@@ -96,13 +106,6 @@ std::vector<std::vector<int>> groups_of(int sides) {
   return groups;
 }
 
-Layout layout_of(const Rows& r) {
-  const int64_t bytes = r.dtype == DType::f64 ? 8 : r.dtype == DType::f32 ? 4 : 2, width = r.dtype == DType::f64 ? 2 : 4;
-  const bool aligned = reinterpret_cast<uintptr_t>(r.data) % (width * bytes) == 0 && r.stride[2] % width == 0;
-  if (r.channel_stride == 1 || r.channels == 1) return aligned && r.channel_stride == 1 ? Layout::wide : Layout::features;
-  return r.stride[2] < r.channel_stride ? Layout::samples : Layout::features;
-}
-
 // Some sides and bandwidths of a batch.
 Views views_of(const Batch& batch, const std::vector<Side>& sides, const std::vector<int>& which) {
   Views t{};
@@ -110,9 +113,9 @@ Views views_of(const Batch& batch, const std::vector<Side>& sides, const std::ve
   t.count = batch.count, t.stride = batch.bandwidths;
   for (const int i : which) {
     const Rows& x = sides[i].x;
-    t.view[t.sides++] = {x.data,     x.stride[2],     x.channel_stride, x.channels,
-                         t.features, sides[i].kernel, layout_of(x),     i};
-    t.features += blocks_of(x.channels, SLAB) * SLAB;
+    const int64_t slabs = blocks_of(x.channels, SLAB);
+    t.view[t.sides++] = {x.data, x.stride[2], x.channels, t.features, int(slabs), sides[i].kernel, i};
+    t.features += slabs * SLAB;
   }
   return t;
 }
@@ -130,7 +133,7 @@ void prepare(Views& t, Workspace& memory, Stream stream) {
   launch("hsic sum_features", sum_features<T>, groups * chunks, THREADS, MeanShared{}.sums.end(), stream, t, partial,
          groups, chunk_rows);
   launch("hsic finish_means", finish_means<T>, blocks_of(t.features, THREADS), THREADS, 0, stream, t, partial, chunks);
-  launch("hsic sum_norms", sum_norms<T>, t.sides * t.tiles(), THREADS, 0, stream, t);
+  launch("hsic sum_norms", sum_norms<T>, int64_t(t.sides) * t.tiles(), THREADS, 0, stream, t);
 }
 
 template <class Math, class T>
@@ -142,7 +145,7 @@ void launch_tiles(Task task, int most_shared, Workspace& memory, Stream stream) 
   if (task.planes.end() <= most_shared)
     bytes = task.planes.end();
   else
-    task.plane_memory = memory.doubles(task.blocks * planes * PAIRS);
+    task.plane_memory = memory.doubles(int64_t(task.blocks) * planes * PAIRS);
   launch("hsic sum_tiles", sum_tiles<Math, T>, task.blocks, THREADS, bytes, stream, task);
 }
 
@@ -162,11 +165,12 @@ void sum(const Batch& batch, Views t, const Tensor& like, DeviceInfo device, Str
     task.views = t;
     task.rows = batch.rows, task.diagonal = batch.diagonal, task.sums = batch.sums;
     task.all_sides = batch.sides_count;
-    task.unit_tiles = std::max<int64_t>(1, blocks_of(t.tiles(), t.planes() <= FEW_PLANES ? MANY_COLUMNS : FEW_COLUMNS));
-    task.columns = blocks_of(t.tiles(), task.unit_tiles);
-    task.blocks = std::min<int64_t>(task.units(), BLOCKS_PER_PROCESSOR * device.multiprocessors);
-    task.partial_rows = part.doubles(task.columns * t.planes() * t.count);
-    task.partial_sums = part.doubles(task.blocks * WARPS * t.bandwidths * t.sides * t.sides);
+    task.unit_tiles =
+        int(std::max<int64_t>(1, blocks_of(t.tiles(), t.planes() <= FEW_PLANES ? MANY_COLUMNS : FEW_COLUMNS)));
+    task.columns = int(blocks_of(t.tiles(), task.unit_tiles));
+    task.blocks = std::min(task.units(), BLOCKS_PER_PROCESSOR * device.multiprocessors);
+    task.partial_rows = part.doubles(int64_t(task.columns) * t.planes() * t.count);
+    task.partial_sums = part.doubles(int64_t(task.blocks) * WARPS * t.bandwidths * t.sides * t.sides);
 
     // launch
     if (t.count) {
@@ -180,8 +184,8 @@ void sum(const Batch& batch, Views t, const Tensor& like, DeviceInfo device, Str
       launch_tiles<DoubleMath, T>(task, most_shared, part, stream);
     }
     const int64_t pairs = int64_t(t.bandwidths) * t.sides * t.sides;
-    launch("hsic finish", finish, blocks_of(t.planes() * t.count, THREADS) + blocks_of(pairs, WARPS), THREADS, 0, stream,
-           task);
+    launch("hsic finish", finish, blocks_of(t.planes() * t.count, THREADS) + blocks_of(pairs, WARPS), THREADS, 0,
+           stream, task);
   }
 }
 
@@ -203,7 +207,7 @@ std::tuple<Tensor, Tensor, Tensor> hsic_sums_cuda(std::vector<Tensor> x, std::ve
   poison(batch.diagonal, diagonal.numel() * int64_t(sizeof(double)));
   poison(batch.sums, sums.numel() * int64_t(sizeof(double)));
   const DType type = common_type(sides);
-  const std::vector<Tensor> widened = widen_to(type, sides, bandwidth, stream);
+  const std::vector<Tensor> copies = loadable(type, sides, bandwidth, stream);
 
   // launch: all sides at once, or two groups at a time
   dispatch(type, [&](auto element) {

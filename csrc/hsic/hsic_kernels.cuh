@@ -17,8 +17,8 @@
 //   plain multiply-adds; more use the tensor cores, 32 × 32 sides at a time, each warp for the pairs it made itself: no
 //   barrier of the block.
 // - A unit is a square of tiles that one block goes through in order. Each unit adds its row sums into a place of its
-//   own, [column of units][plane][n]: at most 64 n numbers a plane, and no addition depends on timing. Blocks take units
-//   in a fixed order, each adds products up in a place of its own.
+//   own, [column of units][plane][n]: at most 64 n numbers a plane, and no addition depends on timing. Blocks take
+//   units in a fixed order, each adds products up in a place of its own.
 // - Neighbouring blocks work on neighbouring units: at any time they share the rows of few tiles, which the
 //   second-level cache holds.
 //
@@ -38,33 +38,34 @@ inline constexpr int BLOCK_SIDES = 32;  // of one side of a block of products
 
 struct Task {
   Views views;
-  double* partial_rows;  // [columns of units, planes, n]
-  double* partial_sums;  // [blocks, WARPS, bandwidths, sides, sides]: a <= c
-  double* plane_memory;  // [blocks, planes, PAIRS]: null where these are in shared memory
+  double* partial_rows;              // [columns of units, planes, n]
+  double* partial_sums;              // [blocks, WARPS, bandwidths, sides, sides]: a <= c
+  double* plane_memory;              // [blocks, planes, PAIRS]: null where these are in shared memory
   SharedArray<double> planes{0, 0};  // [planes, PAIRS], where they are in shared memory
-  double* rows;          // [s, b, n], out
-  double* diagonal;      // [s, b, n], out
-  double* sums;          // [b, s, s], out
-  int64_t unit_tiles;    // of a unit's edge
-  int64_t columns;       // of units
-  int64_t blocks;        // of sum_tiles
-  int64_t all_sides;     // s
+  double* rows;                      // [s, b, n], out
+  double* diagonal;                  // [s, b, n], out
+  double* sums;                      // [b, s, s], out
+  int64_t all_sides;                 // s
+  int unit_tiles;                    // of a unit's edge
+  int columns;                       // of units
+  int blocks;                        // of sum_tiles
 
-  SK_HOST_DEVICE int64_t units() const { return columns * (columns + 1) / 2; }
-  SK_HOST_DEVICE double* sums_of(int64_t block, int warp) const {
-    const int64_t sides = views.sides;
-    return partial_sums + (block * WARPS + warp) * views.bandwidths * sides * sides;
+  SK_HOST_DEVICE int units() const { return columns * (columns + 1) / 2; }
+  SK_HOST_DEVICE double* sums_of(int block, int warp) const {
+    return partial_sums + int64_t(block * WARPS + warp) * views.bandwidths * views.sides * views.sides;
   }
   // Row sums of a plane from the units of one column (or, below the diagonal, row).
-  SK_HOST_DEVICE double* rows_of(int64_t column, int plane) const {
-    return partial_rows + (column * views.planes() + plane) * views.count;
+  SK_HOST_DEVICE double* rows_of(int column, int plane) const {
+    return partial_rows + int64_t(column * views.planes() + plane) * views.count;
   }
 };
 
 template <class Math>
 struct SumShared {
   SharedArray<typename Math::Stored> stages{0, 2 * Math::STAGE};
-  SharedArray<double> halves{stages.end(), 2 * 4 * SAMPLES};  // [2][rows: 2 columns of warps; columns: 2 rows][SAMPLES]
+  SharedArray<int64_t> samples{stages.end(), 2 * SAMPLES};
+  SharedArray<double> halves{samples.end(),
+                             2 * 4 * SAMPLES};  // [2][rows: 2 columns of warps; columns: 2 rows][SAMPLES]
 };
 
 // ---------------------------------------------------------------------------------------------------- products
@@ -109,16 +110,14 @@ SK_DEVICE void add_block(const double* planes, int sides, int first_a, int first
   double total[2][4][4] = {};
 #pragma unroll 1
   for (int i = 0; i < THREAD_PAIRS; ++i) {
-#pragma unroll
+#pragma unroll 2
     for (int k = 0; k < WARP; k += 8) {
       const int at = i * THREADS + k;
       Pair a[4], c[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         a[j] = first_a + 8 * j < sides ? *reinterpret_cast<const Pair*>(from[0][j] + at) : Pair{};
-        c[j] = diagonal                  ? a[j]
-               : first_c + 8 * j < sides ? *reinterpret_cast<const Pair*>(from[1][j] + at)
-                                         : Pair{};
+        c[j] = diagonal ? a[j] : first_c + 8 * j < sides ? *reinterpret_cast<const Pair*>(from[1][j] + at) : Pair{};
       }
 #pragma unroll
       for (int m = 0; m < 2; ++m)
@@ -166,39 +165,40 @@ __global__ void __launch_bounds__(THREADS, 2) sum_tiles(const __grid_constant__ 
   const int thread = int(threadIdx.x), warp = thread / WARP, planes = t.planes();
   constexpr SumShared<Math> shared;
   typename Math::Stored* stages = shared.stages.get();
+  int64_t* samples = shared.samples.get();
   double* halves = shared.halves.get();
   double* plane = task.plane_memory ? task.plane_memory + int64_t(blockIdx.x) * planes * PAIRS : task.planes.get();
   double* sums = task.sums_of(blockIdx.x, warp);
   for (int i = lane(); i < t.bandwidths * t.sides * t.sides; i += WARP) sums[i] = 0;
   __syncwarp();
 
-  const int64_t n = t.count, tiles = t.tiles();
+  const int64_t n = t.count;
   int side_of_halves = 0;
-  for (int64_t unit = blockIdx.x; unit < task.units(); unit += task.blocks) {
-    int64_t unit_row = 0, left = unit;
+  for (int unit = int(blockIdx.x); unit < task.units(); unit += task.blocks) {
+    int unit_row = 0, left = unit;
     while (left >= task.columns - unit_row) left -= task.columns - unit_row++;
-    const int64_t unit_column = unit_row + left;
-    const int64_t row_begin = unit_row * task.unit_tiles, column_begin = unit_column * task.unit_tiles;
-    const int64_t row_end = row_begin + task.unit_tiles < tiles ? row_begin + task.unit_tiles : tiles;
-    const int64_t column_end = column_begin + task.unit_tiles < tiles ? column_begin + task.unit_tiles : tiles;
+    const int unit_column = unit_row + left;
+    const int row_begin = unit_row * task.unit_tiles, column_begin = unit_column * task.unit_tiles;
+    const int row_end = row_begin + task.unit_tiles < t.tiles() ? row_begin + task.unit_tiles : t.tiles();
+    const int column_end = column_begin + task.unit_tiles < t.tiles() ? column_begin + task.unit_tiles : t.tiles();
 
     // the unit's row sums
     __syncthreads();
     for (int p = 0; p < planes; ++p) {
       double *of_rows = task.rows_of(unit_column, p), *of_columns = task.rows_of(unit_row, p);
-      for (int64_t i = row_begin * SAMPLES + thread; i < row_end * SAMPLES && i < n; i += THREADS) of_rows[i] = 0;
-      for (int64_t i = column_begin * SAMPLES + thread; i < column_end * SAMPLES && i < n; i += THREADS)
-        of_columns[i] = 0;
+      const int64_t rows = int64_t(row_end) * SAMPLES, columns = int64_t(column_end) * SAMPLES;
+      for (int64_t i = int64_t(row_begin) * SAMPLES + thread; i < rows && i < n; i += THREADS) of_rows[i] = 0;
+      for (int64_t i = int64_t(column_begin) * SAMPLES + thread; i < columns && i < n; i += THREADS) of_columns[i] = 0;
     }
     __syncthreads();
 
-    for (int64_t tile_row = row_begin; tile_row < row_end; ++tile_row)
-      for (int64_t tile_column = tile_row > column_begin ? tile_row : column_begin; tile_column < column_end;
+    for (int tile_row = row_begin; tile_row < row_end; ++tile_row)
+      for (int tile_column = tile_row > column_begin ? tile_row : column_begin; tile_column < column_end;
            ++tile_column) {
-        const int64_t row0 = tile_row * SAMPLES, column0 = tile_column * SAMPLES;
+        const int64_t row0 = int64_t(tile_row) * SAMPLES, column0 = int64_t(tile_column) * SAMPLES;
         const Extent extent(row0, column0, n, true);
         const bool works = tile_row != tile_column || warp / 2 <= warp % 2;
-        multiply_sides<Math, T>(t, row0, column0, stages, works, [&](int a, Products& v) {
+        multiply_sides<Math, T>(t, row0, column0, samples, stages, works, [&](int a, Products& v) {
           const Kernel kernel = t.view[a].kernel;
           values_of(v, kernel, t.norms + a * n, extent);
           for (int j = 0; j < t.bandwidths; ++j) {
@@ -242,8 +242,7 @@ __global__ void __launch_bounds__(THREADS, 2) sum_tiles(const __grid_constant__ 
                 double sum = of_column[c][h];
 #pragma unroll
                 for (int mask = 4; mask < WARP; mask *= 2) sum += shuffle_xor(sum, mask);
-                if (lane() < 4)
-                  half[(2 + warp / 2) * SAMPLES + warp % 2 * WARP_TILE + 8 * c + 2 * lane() + h] = sum;
+                if (lane() < 4) half[(2 + warp / 2) * SAMPLES + warp % 2 * WARP_TILE + 8 * c + 2 * lane() + h] = sum;
               }
             __syncthreads();
             const int s = thread % SAMPLES;
@@ -273,7 +272,7 @@ static __global__ void __launch_bounds__(THREADS) finish(const __grid_constant__
     const int plane = int(i / t.count), a = plane % t.sides, j = plane / t.sides;
     const int64_t row = i % t.count, at = t.at(a, j);
     double sum = 0;
-    for (int64_t column = 0; column < task.columns; ++column) sum += task.rows_of(column, plane)[row];
+    for (int column = 0; column < task.columns; ++column) sum += task.rows_of(column, plane)[row];
     task.rows[at * t.count + row] = sum;
     const double self = t.view[a].kernel == Kernel::linear ? t.norms[a * t.count + row] : 1;
     task.diagonal[at * t.count + row] = self - t.shift[at];
@@ -284,8 +283,8 @@ static __global__ void __launch_bounds__(THREADS) finish(const __grid_constant__
   const int64_t j = pair / sides / sides;
   if (j >= t.bandwidths || a > c) return;
   double sum = 0;
-  for (int64_t i = lane(); i < task.blocks * WARPS; i += WARP)
-    sum += task.sums_of(0, 0)[i * t.bandwidths * sides * sides + pair];
+  for (int i = lane(); i < task.blocks * WARPS; i += WARP)
+    sum += task.sums_of(0, 0)[int64_t(i) * t.bandwidths * sides * sides + pair];
   sum = 2 * warp_sum(sum);
   if (lane() == 0) {
     double* to = task.sums + (t.first + j) * task.all_sides * task.all_sides;
@@ -295,8 +294,8 @@ static __global__ void __launch_bounds__(THREADS) finish(const __grid_constant__
 }
 
 // Whether bfloat16 parts are good enough, by one block: |a|² within reach for all samples and bandwidths.
-static __global__ void __launch_bounds__(THREADS) decide(const __grid_constant__ Views t, double reach, double smallest,
-                                                         double largest) {
+static __global__ void __launch_bounds__(THREADS)
+    decide(const __grid_constant__ Views t, double reach, double smallest, double largest) {
   constexpr MeanShared shared;
   double* found = shared.sums.get();
   bool good = true;

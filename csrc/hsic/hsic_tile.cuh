@@ -3,8 +3,11 @@
 //
 // A tile is 64 × 64 samples, a block 4 warps of 32 × 32, and two blocks share a multiprocessor, so that one multiplies
 // while the other takes exponentials. For each side, slabs of 16 features go global → registers → (widen, less the
-// mean) → shared memory, two stages, so that one kernel serves every type and layout; the products of all sides are one
-// pipeline. What a thread gets of a tile stays its own: 32 pairs of samples, the same for every side.
+// mean) → shared memory, two stages; the products of all sides are one pipeline. What a thread gets of a tile stays its
+// own: 32 pairs of samples, the same for every side.
+//
+// Loads are 16 bytes wide (8 of 16-bit types). A side that does not allow it, with features apart or odd strides, is
+// copied once: next to n² p multiplications that costs nothing, and a second way to load would cost registers.
 #pragma once
 
 #include "../common/device.h"
@@ -23,17 +26,18 @@ inline constexpr int MAX_SIDES = 64, MAX_PLANES = 64;  // of one launch; a plane
 inline constexpr int WARP_TILE = 32;
 static_assert(SAMPLES == 2 * WARP_TILE && WARPS == 4 && THREAD_PAIRS == 32);
 
-// How the tiles read one side: vectors along features, or single numbers, with features or samples as neighbours.
-enum class Layout : int { wide, features, samples };
+// Numbers that are loaded at once.
+template <class T>
+inline constexpr int WIDTH = sizeof(T) == 8 ? 2 : 4;
 
-// One side as the kernels see it.
+// One side as the kernels see it: features contiguous, rows aligned to WIDTH numbers.
 struct View {
   const void* data;
-  int64_t row_stride, channel_stride;  // in elements
+  int64_t row_stride;  // in elements
   int64_t channels;
   int64_t start;  // of its features among those of all sides, each padded to whole slabs
+  int slabs;
   Kernel kernel;
-  Layout layout;
   int side;  // its number in the outputs
 };
 
@@ -50,7 +54,7 @@ struct Views {
   int64_t stride;           // bandwidths of the outputs
   int sides, first, bandwidths;
 
-  SK_HOST_DEVICE int64_t tiles() const { return (count + SAMPLES - 1) / SAMPLES; }
+  SK_HOST_DEVICE int tiles() const { return int((count + SAMPLES - 1) / SAMPLES); }
   SK_HOST_DEVICE int planes() const { return sides * bandwidths; }
   // Where side `a` and bandwidth `j` of this launch are among those of the outputs.
   SK_HOST_DEVICE int64_t at(int a, int j) const { return view[a].side * stride + first + j; }
@@ -109,10 +113,8 @@ struct DoubleMath {
   // Halves of a row change places in every other one: two rows' fragments, and writes, then meet no bank conflicts.
   static SK_DEVICE int at(int sample, int k) { return sample * SLAB + (k ^ (sample & 1) << 3); }
 
-  static SK_DEVICE void store(double* stage, int sample, int k, double u) { stage[at(sample, k)] = u; }
-
   template <int V>
-  static SK_DEVICE void store_wide(double* stage, int sample, int k, const double (&u)[V]) {
+  static SK_DEVICE void store(double* stage, int sample, int k, const double (&u)[V]) {
     if constexpr (V == 2) {
       *reinterpret_cast<Pair*>(stage + at(sample, k)) = Pair{{u[0], u[1]}};
     } else {
@@ -130,9 +132,12 @@ struct DoubleMath {
   };
   static constexpr int PROMOTE = 0;
 
+  // T: of the data; what is on its way of float64 leaves no registers for two steps at once.
+  template <class T>
   static SK_DEVICE void multiply(Sums& sums, const double* stage, int m0, int n0) {
+    [[maybe_unused]] constexpr int STEPS = sizeof(T) == 8 ? 1 : SLAB / 8;
     const int g = lane() / 4, t = lane() % 4;
-#pragma unroll
+#pragma unroll STEPS
     for (int k = 0; k < SLAB; k += 8) {
       double a[2][4];
 #pragma unroll
@@ -160,18 +165,8 @@ struct SplitMath {
   static constexpr int PARTS = 3, PART = 2 * SAMPLES * SLAB, STAGE = PARTS * PART;
   static constexpr int PROMOTE = 4;  // 64 features
 
-  static SK_DEVICE void store(BFloat16* stage, int sample, int k, double u) {
-    float left = float(u);
-#pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-      const BFloat16 rounded = round_to_bf16(left);
-      stage[part * PART + sample * SLAB + k] = rounded;
-      left -= widen(rounded);
-    }
-  }
-
   template <int V>
-  static SK_DEVICE void store_wide(BFloat16* stage, int sample, int k, const double (&u)[V]) {
+  static SK_DEVICE void store(BFloat16* stage, int sample, int k, const double (&u)[V]) {
     static_assert(V == 4);
     struct alignas(8) Four {
       uint32_t v[2];
@@ -210,6 +205,7 @@ struct SplitMath {
     }
   };
 
+  template <class T>
   static SK_DEVICE void multiply(Sums& sums, const BFloat16* stage, int m0, int n0) {
     struct alignas(8) Words {
       uint32_t v[2];
@@ -246,119 +242,82 @@ struct SplitMath {
 
 // ---------------------------------------------------------------------------------------------------- data
 
-// What one thread brings of a slab: N vectors of V numbers of the tile's rows and columns.
+// What one thread brings of a slab: N vectors, of the same features of N samples.
 template <class T>
 struct Piece {
-  static constexpr int V = sizeof(T) == 8 ? 2 : 4;
-  static constexpr int N = 2 * SAMPLES * SLAB / V / THREADS;
-  static_assert(N * V * THREADS == 2 * SAMPLES * SLAB);
+  static constexpr int V = WIDTH<T>, ACROSS = SLAB / V, N = 2 * SAMPLES * ACROSS / THREADS;
+  static_assert(N * THREADS == 2 * SAMPLES * ACROSS && THREADS % ACROSS == 0);
   struct alignas(V * sizeof(T)) Vector {
     T v[V];
   };
   Vector part[N];
 
-  // Which sample and feature is number (n, v): of the wide layout the first of a vector; where samples are neighbours, 8
-  // of them and 4 features to a warp.
-  static constexpr int GROUPS = 2 * SAMPLES / 8;
-  static SK_DEVICE int sample(Layout layout, int n, int v) {
-    const int i = int(threadIdx.x) + (layout == Layout::wide ? n : n * V + v) * THREADS;
-    if (layout == Layout::wide) return i / (SLAB / V);
-    return layout == Layout::features ? i / SLAB : i / WARP % GROUPS * 8 + i % 8;
-  }
-  static SK_DEVICE int feature(Layout layout, int n, int v) {
-    const int i = int(threadIdx.x) + (layout == Layout::wide ? n : n * V + v) * THREADS;
-    if (layout == Layout::wide) return i % (SLAB / V) * V;
-    return layout == Layout::features ? i % SLAB : i / (WARP * GROUPS) * 4 + i % WARP / 8;
-  }
+  static SK_DEVICE int sample(int n) { return int(threadIdx.x) / ACROSS + n * (THREADS / ACROSS); }
+  static SK_DEVICE int feature() { return int(threadIdx.x) % ACROSS * V; }
 
-  // Global → registers: features k0 … of samples row0 … and column0 …; past the last sample that one again, past the
-  // last feature zeros.
-  SK_DEVICE void load(const View& view, int64_t k0, int64_t row0, int64_t column0, int64_t count) {
-    const T* data = static_cast<const T*>(view.data) + k0 * view.channel_stride;
-    const int64_t channels = view.channels - k0;
-    const auto row = [&](int s) {
-      const int64_t at = s < SAMPLES ? row0 + s : column0 + (s - SAMPLES);
-      return data + (at < count ? at : count - 1) * view.row_stride;
-    };
-    if (view.layout == Layout::wide) {
+  // Global → registers: features k0 … of the samples numbered in `samples`; past the last feature zeros.
+  SK_DEVICE void load(const View& view, int64_t k0, const int64_t* samples) {
+    const int64_t k = k0 + feature();
+    const T* data = static_cast<const T*>(view.data) + k;
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        const int k = feature(Layout::wide, n, 0);
-        const T* from = row(sample(Layout::wide, n, 0)) + k;
-        if (k + V <= channels) {
-          part[n] = *reinterpret_cast<const Vector*>(from);
-        } else {
-          part[n] = Vector{};
+    for (int n = 0; n < N; ++n) {
+      const T* from = data + samples[sample(n)] * view.row_stride;
+      if (k + V <= view.channels) {
+        part[n] = *reinterpret_cast<const Vector*>(from);
+      } else {
 #pragma unroll
-          for (int v = 0; v < V; ++v)
-            if (k + v < channels) part[n].v[v] = from[v];
-        }
+        for (int v = 0; v < V; ++v) part[n].v[v] = k + v < view.channels ? from[v] : T{};
       }
-    } else {
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-          const int k = feature(view.layout, n, v);
-          part[n].v[v] = k < channels ? row(sample(view.layout, n, v))[k * view.channel_stride] : T{};
-        }
     }
   }
 
   // Registers → shared, less the mean; `mean`: of the slab.
   template <class Math>
-  SK_DEVICE void store(typename Math::Stored* stage, Layout layout, const double* mean) const {
-    if (layout == Layout::wide) {
-      double m[V];
+  SK_DEVICE void store(typename Math::Stored* stage, const double* mean) const {
+    double m[V];
 #pragma unroll
-      for (int v = 0; v < V; ++v) m[v] = mean[feature(Layout::wide, 0, 0) + v];  // of all vectors of this thread
+    for (int v = 0; v < V; ++v) m[v] = mean[feature() + v];
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        double u[V];
+    for (int n = 0; n < N; ++n) {
+      double u[V];
 #pragma unroll
-        for (int v = 0; v < V; ++v) u[v] = double(widen(part[n].v[v])) - m[v];
-        Math::template store_wide<V>(stage, sample(Layout::wide, n, 0), feature(Layout::wide, n, 0), u);
-      }
-    } else {
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-          const int k = feature(layout, n, v);
-          Math::store(stage, sample(layout, n, v), k, double(widen(part[n].v[v])) - mean[k]);
-        }
+      for (int v = 0; v < V; ++v) u[v] = double(widen(part[n].v[v])) - m[v];
+      Math::template store<V>(stage, sample(n), feature(), u);
     }
   }
 };
 
 // A place in the features of all sides.
 struct Place {
-  int side = 0;
-  int64_t k = 0;
+  int side = 0, slab = 0;
   SK_DEVICE void step(const Views& t) {
-    k += SLAB;
-    if (k >= t.view[side].channels) ++side, k = 0;
+    if (++slab == t.view[side].slabs) ++side, slab = 0;
   }
 };
 
-// The tile at row0, column0: for each side its products, then use(side, products) by every thread. Not to be entered
-// before what was read from `stages` [2 × Math::STAGE] is done with. `works`: whether the warp has any pairs.
+// The tile at row0, column0: for each side its products, then use(side, products) by every thread. `works`: whether the
+// warp has any pairs. samples [2 × SAMPLES], stages [2 × Math::STAGE]: shared; nobody reads them when this is entered.
 template <class Math, class T, class Use>
-SK_DEVICE void multiply_sides(const Views& t, int64_t row0, int64_t column0, typename Math::Stored* stages, bool works,
-                              const Use& use) {
+SK_DEVICE void multiply_sides(const Views& t, int64_t row0, int64_t column0, int64_t* samples,
+                              typename Math::Stored* stages, bool works, const Use& use) {
   const int warp = int(threadIdx.x) / WARP, m0 = warp / 2 * WARP_TILE, n0 = warp % 2 * WARP_TILE;
+  static_assert(THREADS == 2 * SAMPLES);
+  const int64_t sample = int(threadIdx.x) < SAMPLES ? row0 + threadIdx.x : column0 + (threadIdx.x - SAMPLES);
+  samples[threadIdx.x] = sample < t.count ? sample : t.count - 1;  // past the last one that again
+  __syncthreads();
+
   Piece<T> piece;
   Place ahead, held;  // what is loaded next, what `piece` holds
   const auto load = [&] {
     held = ahead;
     if (ahead.side >= t.sides) return;
-    piece.load(t.view[ahead.side], ahead.k, row0, column0, t.count);
+    piece.load(t.view[ahead.side], int64_t(ahead.slab) * SLAB, samples);
     ahead.step(t);
   };
   const auto store = [&](int stage) {
     if (held.side >= t.sides) return;
-    const View& view = t.view[held.side];
-    piece.template store<Math>(stages + stage * Math::STAGE, view.layout, t.mean + view.start + held.k);
+    const double* mean = t.mean + t.view[held.side].start + int64_t(held.slab) * SLAB;
+    piece.template store<Math>(stages + stage * Math::STAGE, mean);
   };
 
   // Multiply a slab, bring the next one to shared memory and the one after to registers.
@@ -369,12 +328,11 @@ SK_DEVICE void multiply_sides(const Views& t, int64_t row0, int64_t column0, typ
   int stage = 0;
   for (int a = 0; a < t.sides; ++a) {
     typename Math::Sums sums;
-    int slab = 0;
-    for (int64_t k = 0; k < t.view[a].channels; k += SLAB, ++slab) {
+    for (int slab = 0; slab < t.view[a].slabs; ++slab) {
       store(stage ^ 1);
       load();
       if (works) {
-        Math::multiply(sums, stages + stage * Math::STAGE, m0, n0);
+        Math::template multiply<T>(sums, stages + stage * Math::STAGE, m0, n0);
         if constexpr (Math::PROMOTE > 0)
           if (slab % Math::PROMOTE == Math::PROMOTE - 1) sums.promote();
       }
@@ -460,12 +418,19 @@ SK_DEVICE double kernel_of(double value, double scale, double shift) {
 
 // ---------------------------------------------------------------------------------------------------- prepare
 
-// A side as a contiguous (n, p) of another type that holds every one of its numbers.
+// A side with contiguous features and aligned rows, in its own type or another one that holds all of its numbers.
+// `padded`: from row to row of the copy.
 template <class From, class To>
-__global__ void __launch_bounds__(THREADS) widen_side(const From* from, int64_t row_stride, int64_t channel_stride,
-                                                      int64_t channels, int64_t numbers, To* to) {
+__global__ void __launch_bounds__(THREADS) copy_side(const From* from, int64_t row_stride, int64_t channel_stride,
+                                                     int64_t channels, int64_t padded, int64_t count, To* to) {
   const int64_t i = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (i < numbers) to[i] = To(widen(from[i / channels * row_stride + i % channels * channel_stride]));
+  const int64_t row = i / padded, channel = i % padded;
+  if (row >= count) return;
+  const From* source = from + row * row_stride + channel * channel_stride;
+  if constexpr (sizeof(From) == sizeof(To))
+    to[i] = channel < channels ? *source : To{};
+  else
+    to[i] = channel < channels ? To(widen(*source)) : To(0);
 }
 
 inline constexpr int MEAN_FEATURES = WARP;  // of one block of the mean sums
@@ -479,8 +444,8 @@ struct MeanShared {
 // Sums of the features about the first row, so that constant features become exactly zero: a group of features of one
 // side, and the rows of one chunk. partial: [chunks, features].
 template <class T>
-__global__ void __launch_bounds__(THREADS) sum_features(const __grid_constant__ Views t, double* partial,
-                                                        int64_t groups, int64_t chunk_rows) {
+__global__ void __launch_bounds__(THREADS)
+    sum_features(const __grid_constant__ Views t, double* partial, int64_t groups, int64_t chunk_rows) {
   constexpr MeanShared shared;
   int64_t group = blockIdx.x % groups;
   const int64_t chunk = blockIdx.x / groups;
@@ -491,7 +456,7 @@ __global__ void __launch_bounds__(THREADS) sum_features(const __grid_constant__ 
   const int warp = int(threadIdx.x) / WARP;
   const int64_t channel = group * MEAN_FEATURES + lane();
   const bool mine = channel < view.channels;
-  const T* from = static_cast<const T*>(view.data) + (mine ? channel : 0) * view.channel_stride;
+  const T* from = static_cast<const T*>(view.data) + (mine ? channel : 0);
   const double first = double(widen(*from));
   const int64_t end = (chunk + 1) * chunk_rows < t.count ? (chunk + 1) * chunk_rows : t.count;
   double sum = 0;
@@ -510,8 +475,8 @@ __global__ void __launch_bounds__(THREADS) sum_features(const __grid_constant__ 
 
 // One thread to a padded feature.
 template <class T>
-__global__ void __launch_bounds__(THREADS) finish_means(const __grid_constant__ Views t, const double* partial,
-                                                        int64_t chunks) {
+__global__ void __launch_bounds__(THREADS)
+    finish_means(const __grid_constant__ Views t, const double* partial, int64_t chunks) {
   const int64_t feature = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (feature >= t.features) return;
   int side = t.sides - 1;
@@ -521,7 +486,7 @@ __global__ void __launch_bounds__(THREADS) finish_means(const __grid_constant__ 
   double mean = 0;
   if (channel < view.channels) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) mean += partial[chunk * t.features + feature];
-    mean = mean / double(t.count) + double(widen(static_cast<const T*>(view.data)[channel * view.channel_stride]));
+    mean = mean / double(t.count) + double(widen(static_cast<const T*>(view.data)[channel]));
   }
   t.mean[feature] = mean;
 }
@@ -547,7 +512,7 @@ __global__ void __launch_bounds__(THREADS) sum_norms(const __grid_constant__ Vie
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const int64_t k = k0 + 2 * q + r / 2;
-      a[r] = k < view.channels ? double(widen(from[r % 2][k * view.channel_stride])) - mean[k] : 0;
+      a[r] = k < view.channels ? double(widen(from[r % 2][k])) - mean[k] : 0;
     }
     const double first[2] = {a[0], a[2]}, second[2] = {a[1], a[3]};
     mma_f64_m16n8k8(low, a, first);
