@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../common/launch.h"
+#include "hsic_backward.cuh"
 #include "hsic_kernels.cuh"
 #include "hsic_op.h"
 
@@ -17,6 +18,7 @@ constexpr int BLOCKS_PER_PROCESSOR = 2;
 constexpr int64_t MEAN_ROWS = 1024, MAX_MEAN_CHUNKS = 64;  // of one block of the mean sums, at least; chunks at most
 constexpr int64_t FEW_PLANES = 8;                          // that have more and smaller units
 constexpr int64_t MANY_COLUMNS = 64, FEW_COLUMNS = 32;     // of units, at most
+constexpr int64_t WEIGHT_BYTES = int64_t(256) << 20;       // of a band's M, unless one row of tiles needs more
 constexpr double SAFE_REACH = 4;                           // |a|² / σ² that bfloat16 parts may have
 constexpr int64_t SAFE_ROWS = 1024;                        // samples that they need
 constexpr double SAFE_SMALLEST = 0x1p-60, SAFE_LARGEST = 0x1p100;  // |a|², lest what adds up to it leaves float32
@@ -114,17 +116,15 @@ Views views_of(const Batch& batch, const std::vector<Side>& sides, const std::ve
   for (const int i : which) {
     const Rows& x = sides[i].x;
     const int64_t slabs = blocks_of(x.channels, SLAB);
-    t.view[t.sides++] = {x.data, x.stride[2], x.channels, t.features, int(slabs), sides[i].kernel, i};
+    t.view[t.sides++] = {x.data, x.stride[2], x.channels, t.features, int(slabs), sides[i].kernel, i, 0};
     t.features += slabs * SLAB;
   }
   return t;
 }
 
-// Means and norms: what all tiles need.
 template <class T>
-void prepare(Views& t, Workspace& memory, Stream stream) {
+void find_means(Views& t, Workspace& memory, Stream stream) {
   t.mean = memory.doubles(t.features);
-  t.norms = memory.doubles(t.sides * t.count);
   const int64_t chunk_rows = std::max(MEAN_ROWS, blocks_of(t.count, MAX_MEAN_CHUNKS));
   const int64_t chunks = blocks_of(t.count, chunk_rows);
   double* partial = memory.doubles(chunks * t.features);
@@ -133,18 +133,25 @@ void prepare(Views& t, Workspace& memory, Stream stream) {
   launch("hsic sum_features", sum_features<T>, groups * chunks, THREADS, MeanShared{}.sums.end(), stream, t, partial,
          groups, chunk_rows);
   launch("hsic finish_means", finish_means<T>, blocks_of(t.features, THREADS), THREADS, 0, stream, t, partial, chunks);
+}
+
+// What all tiles need.
+template <class T>
+void prepare(Views& t, Workspace& memory, Stream stream) {
+  find_means<T>(t, memory, stream);
+  t.norms = memory.doubles(t.sides * t.count);
   launch("hsic sum_norms", sum_norms<T>, int64_t(t.sides) * t.tiles(), THREADS, 0, stream, t);
 }
 
 template <class Math, class T>
-void launch_tiles(Task task, int most_shared, Workspace& memory, Stream stream) {
+void launch_tiles(Task& task, int most_shared, Workspace& memory, Stream stream) {
   constexpr SumShared<Math> shared;
   const int planes = task.views.planes();
   int bytes = shared.halves.end();
   task.planes = SharedArray<double>(bytes, planes * PAIRS);
   if (task.planes.end() <= most_shared)
     bytes = task.planes.end();
-  else
+  else if (!task.plane_memory)
     task.plane_memory = memory.doubles(int64_t(task.blocks) * planes * PAIRS);
   launch("hsic sum_tiles", sum_tiles<Math, T>, task.blocks, THREADS, bytes, stream, task);
 }
@@ -217,7 +224,97 @@ std::tuple<Tensor, Tensor, Tensor> hsic_sums_cuda(std::vector<Tensor> x, std::ve
   return {rows, diagonal, sums};
 }
 
+// ---------------------------------------------------------------------------------------------------- backward
+
+template <class T>
+void differentiate(const Batch& batch, BackwardTask task, const Tensor& like, DeviceInfo device, Stream stream) {
+  // means, norms, a plane for each side whose distances are needed
+  Workspace memory(like);
+  Views& t = task.views;
+  prepare<T>(t, memory, stream);
+  int laplace = 0;
+  for (int a = 0; a < t.sides; ++a) laplace += t.view[a].kernel == Kernel::laplace;
+  const int at_once = int(std::clamp<int64_t>((MAX_PLANES - laplace) / t.sides, 1, batch.bandwidths));
+  task.planes = at_once * t.sides;
+  for (int a = 0; a < t.sides; ++a)
+    if (t.view[a].kernel == Kernel::laplace) t.view[a].extra = task.planes++;
+
+  // memory of a band
+  task.columns = int64_t(t.tiles()) * SAMPLES;
+  const int64_t tile_bytes = t.sides * SAMPLES * task.columns * int64_t(sizeof(double));
+  const int band = int(std::clamp<int64_t>(WEIGHT_BYTES / tile_bytes, 1, t.tiles()));
+  task.blocks = int(std::min<int64_t>(int64_t(band) * t.tiles(), BLOCKS_PER_PROCESSOR * device.multiprocessors));
+  task.plane_memory = memory.doubles(int64_t(task.blocks) * task.planes * PAIRS);
+  task.weights = memory.doubles(band * tile_bytes / int64_t(sizeof(double)));
+
+  // launch
+  int64_t groups = 0;
+  for (int a = 0; a < t.sides; ++a) groups += blocks_of(t.view[a].channels, FEATURES);
+  for (task.first_tile = 0; task.first_tile < t.tiles(); task.first_tile += task.tiles) {
+    task.tiles = std::min(band, t.tiles() - task.first_tile);
+    for (t.first = 0; t.first < batch.bandwidths; t.first += at_once) {
+      t.bandwidths = int(std::min<int64_t>(at_once, batch.bandwidths - t.first));
+      task.add = t.first > 0;
+      launch("hsic weigh_tiles", weigh_tiles<T>, task.blocks, THREADS, WeighShared<DoubleMath>{}.samples.end(), stream,
+             task);
+    }
+    launch("hsic multiply_features", multiply_features<T>, groups * task.tiles, THREADS, FeatureShared{}.values.end(),
+           stream, task);
+  }
+
+  // the gradients of linear sides are less their mean
+  Views linear = t;
+  linear.sides = 0, linear.features = 0;
+  for (int a = 0; a < t.sides; ++a) {
+    if (t.view[a].kernel != Kernel::linear) continue;
+    View& view = linear.view[linear.sides++] = t.view[a];
+    view.data = task.gradient[a], view.row_stride = view.channels, view.start = linear.features;
+    linear.features += int64_t(view.slabs) * SLAB;
+  }
+  if (linear.sides == 0) return;
+  find_means<double>(linear, memory, stream);
+  for (int a = 0; a < linear.sides; ++a)
+    launch("hsic subtract_mean", subtract_mean, blocks_of(t.count * linear.view[a].channels, THREADS), THREADS, 0,
+           stream, linear, a);
+}
+
+std::vector<Tensor> hsic_backward_cuda(std::vector<Tensor> x, std::vector<int64_t> kernels, Tensor bandwidth,
+                                       Tensor shift, Tensor grad_rows, Tensor grad_diagonal, Tensor grad_sums) {
+  // check
+  auto arguments = unpack_backward(x, kernels, bandwidth, shift, grad_rows, grad_diagonal, grad_sums);
+  auto& [sides, batch, of_rows, of_diagonal, of_sums, gradients] = arguments;
+  STD_TORCH_CHECK(int64_t(sides.size()) <= MAX_SIDES, "hsic_backward takes at most ", MAX_SIDES,
+                  " sides on a GPU; got ", sides.size());
+
+  // nothing to do
+  if (batch.count == 0) return gradients;
+  STD_TORCH_CHECK(batch.bandwidths >= 1, "hsic_backward needs at least one bandwidth");
+
+  // plan
+#if !defined(STITCHKERN_EXECUTOR)
+  const torch::stable::accelerator::DeviceGuard guard(bandwidth.get_device_index());
+#endif
+  const DeviceInfo device = device_info(bandwidth.get_device_index());
+  const Stream stream = current_stream(bandwidth.get_device_index());
+  const DType type = common_type(sides);
+  const std::vector<Tensor> copies = loadable(type, sides, bandwidth, stream);
+  BackwardTask task{};
+  task.views = views_of(batch, sides, groups_of(int(sides.size()))[0]);
+  task.grad_rows = of_rows, task.grad_diagonal = of_diagonal, task.grad_sums = of_sums;
+  for (size_t i = 0; i < sides.size(); ++i) {
+    task.gradient[i] = static_cast<double*>(gradients[i].data_ptr());
+    poison(task.gradient[i], gradients[i].numel() * int64_t(sizeof(double)));
+  }
+
+  // launch
+  dispatch(type, [&](auto element) { differentiate<decltype(element)>(batch, task, bandwidth, device, stream); });
+  return gradients;
+}
+
 }  // namespace
 }  // namespace stitchkern::hsic
 
-STITCHKERN_CUDA_IMPL(m) { m.impl("hsic_sums", TORCH_BOX(&stitchkern::hsic::hsic_sums_cuda)); }
+STITCHKERN_CUDA_IMPL(m) {
+  m.impl("hsic_sums", TORCH_BOX(&stitchkern::hsic::hsic_sums_cuda));
+  m.impl("hsic_backward", TORCH_BOX(&stitchkern::hsic::hsic_backward_cuda));
+}

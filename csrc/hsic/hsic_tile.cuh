@@ -38,7 +38,8 @@ struct View {
   int64_t start;  // of its features among those of all sides, each padded to whole slabs
   int slabs;
   Kernel kernel;
-  int side;  // its number in the outputs
+  int side;   // its number in the outputs
+  int extra;  // the plane of its distances, in the backward pass
 };
 
 // What all launches need to know.
