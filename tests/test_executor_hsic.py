@@ -26,7 +26,9 @@ def run(xs, kernels, bandwidth, shift):
 
 def tables(xs: list[torch.Tensor], g: torch.Generator, b: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """Bandwidths around the size of the data, and shifts of 0 … 1: (s, b) each."""
-    sizes = torch.tensor([t.double().std(0, correction=0).square().sum().sqrt().item() + 1e-3 for t in xs], dtype=torch.float64)
+    sizes = torch.tensor(
+        [t.double().std(0, correction=0).square().sum().sqrt().item() + 1e-3 for t in xs], dtype=torch.float64
+    )
     spread = torch.rand(len(xs), b, generator=g, dtype=torch.float64)
     return sizes[:, None] * (0.5 + 2 * spread), torch.rand(len(xs), b, generator=g, dtype=torch.float64)
 
@@ -178,7 +180,9 @@ def test_hostile_data(name, executor, generator):
             x = x * 1e-3 + 100 * torch.randn(4, 24, generator=generator)[torch.arange(140) % 4]
         case "outlier":
             x[7] *= 1e4
-    sizes = torch.tensor([[t.double().std(0, correction=0).square().sum().sqrt().item()] for t in (x, y)], dtype=torch.float64)
+    sizes = torch.tensor(
+        [[t.double().std(0, correction=0).square().sum().sqrt().item()] for t in (x, y)], dtype=torch.float64
+    )
     bandwidth = sizes * torch.tensor([0.2, 1.0, 1e6], dtype=torch.float64)
     shift = torch.tensor([[0.0, 0.5, 1.0]] * 2, dtype=torch.float64)
     for kernels in (["rbf", "rbf"], ["laplace", "linear"]):
@@ -247,6 +251,113 @@ def test_where_narrow_products_are_not_good_enough(executor, generator):
         assert all(torch.equal(a, b) for a, b in zip(run(given, kernels, width, zeros), fast, strict=True))
 
 
+# ------------------------------------------------------------------------------------------------ backward
+
+
+def run_backward(xs, kernels, bandwidth, shift, gradients):
+    codes = [ops.HSIC_KERNELS[k] for k in kernels]
+    return torch.ops.stitchkern_executor.hsic_backward(xs, codes, bandwidth, shift, *gradients)
+
+
+def differentiable_sums(xs, kernels, bandwidth, shift):
+    """The sums with gradients: distances whose derivative is 0 where they are 0."""
+    rows, diagonals, sums = [], [], []
+    for j in range(bandwidth.shape[1]):
+        matrices = []
+        for x, kernel, sigma, c in zip(xs, kernels, bandwidth[:, j], shift[:, j], strict=True):
+            square = (x[:, None] - x).square().sum(2)
+            distance = torch.where(square > 0, square.clamp(min=1e-300).sqrt(), 0.0)
+            centred = x - x.mean(0)
+            k = {
+                "linear": lambda c=centred: c @ c.T,
+                "rbf": lambda d=square, w=sigma: torch.exp(-d / (2 * w * w)),
+                "laplace": lambda d=distance, w=sigma: torch.exp(-d / w),
+            }[kernel]()
+            matrices.append(k - c)
+        k = torch.stack(matrices)
+        diagonals.append(k.diagonal(dim1=1, dim2=2))
+        k = k - torch.diag_embed(diagonals[-1])
+        rows.append(k.sum(2))
+        sums.append(torch.einsum("aij,cij->ac", k, k))
+    return torch.stack(rows, 1), torch.stack(diagonals, 1), torch.stack(sums)
+
+
+def check_backward(xs, kernels, bandwidth, shift, g: torch.Generator, rtol: float = 1e-12) -> None:
+    """Against autograd; in Laplace kernels rounding of |a − b|² turns the direction of samples that are close."""
+    leaves = [x.double().requires_grad_() for x in xs]
+    outputs = differentiable_sums(leaves, kernels, bandwidth, shift)
+    gradients = [torch.randn(t.shape, generator=g, dtype=torch.float64) for t in outputs]
+    wanted = torch.autograd.grad(outputs, leaves, gradients)
+    found = run_backward(xs, kernels, bandwidth, shift, gradients)
+    assert len(found) == len(xs)
+    largest = 1 + max((t.double() - t.double().mean(0)).square().sum(1).max() for t in xs)  # of a K, and more
+    for a, (ours, theirs, x) in enumerate(zip(found, wanted, xs, strict=True)):
+        assert ours.shape == theirs.shape and ours.dtype == torch.float64
+        bound = rtol * theirs.abs().max() + 1e-300
+        if kernels[a] == "laplace":
+            square = 1e-16 * (4 + x.shape[1] ** 0.5) * (x.double() - x.double().mean(0)).square().sum(1).max()
+            apart = reference.distances(x).square()
+            turned = torch.where(apart > 0, square / apart, 0.0).sum(1).max()
+            weight = gradients[0].abs().max() + 2 * gradients[2].abs().sum(2).max() * largest
+            bound = bound + 2 * turned * (weight / bandwidth[a]).sum()
+        assert (ours - theirs).abs().max() <= bound
+
+
+@pytest.mark.parametrize("n", [2, 7, 64, 65, 130])
+@pytest.mark.parametrize("p, q", [(1, 7), (33, 16), (130, 5)])
+def test_backward_sizes(n, p, q, executor, generator):
+    executor.play(order="shuffled")
+    xs = samples(generator, n, [p, q])
+    for kernels in (["rbf", "linear"], ["laplace", "rbf"]):
+        check_backward(xs, kernels, *tables(xs, generator), generator)
+
+
+@pytest.mark.parametrize("s, b", [(1, 1), (4, 3), (5, 2), (9, 1), (13, 6), (64, 1)])
+def test_backward_of_many_sides(s, b, executor, generator):
+    """More planes than one launch takes, too: 13 sides of 6 bandwidths."""
+    executor.play(processors=1)
+    xs = samples(generator, 66 if s < 64 else 20, [1 + i % 5 for i in range(s)])
+    check_backward(xs, [KERNELS[i % 3] for i in range(s)], *tables(xs, generator, b), generator)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_backward_types_and_strides(dtype, executor, generator):
+    base = torch.randn(140, 40, generator=generator).to(dtype)
+    for x in (base[::2, 3:20], base[:70, :20], base[:40].T[:, ::3]):
+        xs = [x, torch.randn(7, len(x), generator=generator).to(dtype).T]
+        check_backward(xs, ["rbf", "linear"], *tables(xs, generator), generator)
+    xs = [t.to(d) for t, d in zip(samples(generator, 20, [5, 9]), (dtype, torch.float32), strict=True)]
+    check_backward(xs, ["rbf", "laplace"], *tables(xs, generator), generator)
+
+
+def test_backward_of_equal_samples(executor, generator):
+    """Laplace kernels have a kink there: the derivative is taken as 0."""
+    half = torch.randn(40, 6, generator=generator)
+    xs = [half.repeat(2, 1) + 50, half.repeat_interleave(2, 0)]
+    for kernels in (["laplace", "laplace"], ["rbf", "linear"]):
+        check_backward(xs, kernels, *tables(xs, generator), generator, rtol=1e-11)
+
+
+def test_backward_of_offset_data(executor, generator):
+    xs = [t + 1000 * i for i, t in enumerate(samples(generator, 70, [5, 24, 9]), 1)]
+    check_backward(xs, KERNELS, *tables(xs, generator), generator, rtol=1e-10)
+
+
+def test_backward_of_nothing(executor):
+    zeros, none = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, 1, 0, dtype=torch.float64)
+    sums = torch.zeros(1, 2, 2, dtype=torch.float64)
+    found = run_backward([torch.zeros(0, 3), torch.zeros(0, 2)], ["rbf", "rbf"], zeros + 1, zeros, [none, none, sums])
+    assert [t.shape for t in found] == [(0, 3), (0, 2)]
+
+
+def test_backward_has_a_limit(executor, generator):
+    xs = samples(generator, 5, [1] * 65)
+    bandwidth, shift = tables(xs, generator, 1)
+    gradients = [torch.zeros(65, 1, 5).double(), torch.zeros(65, 1, 5).double(), torch.zeros(1, 65, 65).double()]
+    with pytest.raises(RuntimeError, match="at most 64 sides on a GPU; got 65"):
+        run_backward(xs, ["rbf"] * 65, bandwidth, shift, gradients)
+
+
 # ------------------------------------------------------------------------------------------------ same bits
 
 
@@ -264,7 +375,32 @@ def test_same_bits_in_every_order(s, n, executor, generator):
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
 
 
+def test_backward_has_the_same_bits_in_every_order(executor, generator):
+    xs = samples(generator, 140, [70, 9, 3])
+    bandwidth, shift = tables(xs, generator)
+    gradients = [
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in [(3, 2, 140)] * 2 + [(2, 3, 3)]
+    ]
+    results = []
+    for order in (*ORDERS, "forward"):
+        executor.play(order=order, processors=2)
+        results.append(run_backward(xs, KERNELS, bandwidth, shift, gradients))
+    assert all(t.isfinite().all() for t in results[0])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
+
+
 @pytest.mark.skipif(SANITIZED or not sys.platform.startswith("linux"), reason="runs once, on Linux")
 def test_kernels_under_sanitizers():
-    selection = "(test_sizes and (7 or 65)) or (test_sides and (2 or 5 or 33)) or test_types or test_mixed or places"
-    run_under_sanitizers(__file__, selection + " or no_samples or (test_narrow and float32)")
+    selection = " or ".join(
+        f"({part})"
+        for part in (
+            "test_sizes and (7 or 65)",
+            "test_sides and (2 or 5 or 33)",
+            "test_types or test_mixed or test_places or no_samples",
+            "test_narrow and dtype0",
+            "test_backward_sizes and (7 or 65)",
+            "test_backward_types or test_backward_of_nothing",
+        )
+    )
+    run_under_sanitizers(__file__, selection)
