@@ -11,17 +11,12 @@ import torch
 from stitchkern import ops, reference
 from tests.executor import build
 from tests.executor.play import ORDERS, SANITIZED, run_under_sanitizers
+from tests.test_hsic import KERNELS, check_sides, run_sides
 
 pytestmark = pytest.mark.skipif(not build.AVAILABLE, reason=f"needs a C++ compiler ({build.CXX})")
 
-KERNELS = list(ops.HSIC_KERNELS)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SLOW_FLOAT64 = 86  # a compute capability
-
-
-def run(xs, kernels, bandwidth, shift):
-    codes = [ops.HSIC_KERNELS[k] for k in kernels]
-    return torch.ops.stitchkern_executor.hsic_sums(xs, codes, bandwidth, shift)
 
 
 def tables(xs: list[torch.Tensor], g: torch.Generator, b: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,34 +26,6 @@ def tables(xs: list[torch.Tensor], g: torch.Generator, b: int = 2) -> tuple[torc
     )
     spread = torch.rand(len(xs), b, generator=g, dtype=torch.float64)
     return sizes[:, None] * (0.5 + 2 * spread), torch.rand(len(xs), b, generator=g, dtype=torch.float64)
-
-
-def check(xs, kernels, bandwidth, shift, roundoff: float = 1e-16):
-    """Against n × n matrices, within what errors of |a − b|² by a few roundoffs of the largest |a|² add up to."""
-    results = rows, diagonal, sums = run(xs, kernels, bandwidth, shift)
-    n, (s, b) = len(xs[0]), bandwidth.shape
-    assert rows.shape == diagonal.shape == (s, b, n) and sums.shape == (b, s, s)
-    assert all(t.dtype == torch.float64 and t.is_contiguous() for t in results)
-    assert torch.equal(sums, sums.mT)
-    for j in range(b):
-        matrices, errors = [], []
-        for a, (x, kernel) in enumerate(zip(xs, kernels, strict=True)):
-            sigma = bandwidth[a, j].item()
-            k = reference.kernel_matrix(x, kernel, sigma) - shift[a, j]
-            square = roundoff * (4 + x.shape[1] ** 0.5) * (x.double() - x.double().mean(0)).square().sum(1).max()
-            error = {
-                "linear": square.expand(n, n),
-                "rbf": (square / sigma**2).expand(n, n),
-                "laplace": square / (reference.distances(x) + square.sqrt()).clamp(min=1e-300) / sigma,
-            }[kernel] + 4e-16 * (k.abs() + 1)
-            assert ((diagonal[a, j] - k.diagonal()).abs() <= error.diagonal()).all()
-            off = k - k.diag().diag()
-            assert ((rows[a, j] - off.sum(1)).abs() <= error.sum(1) + 2e-16 * n**0.5 * off.abs().sum(1)).all()
-            matrices.append(off.flatten()), errors.append(error.flatten())
-        k, e = torch.stack(matrices), torch.stack(errors)
-        bound = k.abs() @ e.T + e @ k.abs().T + 2e-16 * n * (k.abs() @ k.abs().T)
-        assert ((sums[j] - k @ k.T).abs() <= bound).all()
-    return results
 
 
 def samples(g: torch.Generator, n: int, widths: list[int]) -> list[torch.Tensor]:
@@ -74,7 +41,7 @@ def test_sizes(n, p, q, executor, generator):
     executor.play(order="shuffled")
     xs = samples(generator, n, [p, q])
     for kernels in (["rbf", "rbf"], ["laplace", "linear"]):
-        check(xs, kernels, *tables(xs, generator))
+        check_sides(xs, kernels, *tables(xs, generator))
 
 
 @pytest.mark.parametrize("processors", [1, 3, 200])
@@ -82,12 +49,12 @@ def test_many_tiles(processors, executor, generator):
     """Several units to a block, and fewer units than blocks."""
     executor.play(processors=processors)
     xs = samples(generator, 700, [3, 2])
-    check(xs, ["rbf", "laplace"], *tables(xs, generator, 1))
+    check_sides(xs, ["rbf", "laplace"], *tables(xs, generator, 1))
 
 
 def test_units_of_several_tiles(executor, generator):
     xs = samples(generator, 2050, [2])
-    check(xs, ["rbf"], *tables(xs, generator, 9))
+    check_sides(xs, ["rbf"], *tables(xs, generator, 9))
 
 
 @pytest.mark.parametrize("s", [1, 2, 3, 4, 5, 8, 9, 17, 32, 33, 64])
@@ -95,37 +62,39 @@ def test_sides(s, executor, generator):
     executor.play(order="reverse")
     xs = samples(generator, 70, [1 + i % 5 for i in range(s)])
     kernels = [KERNELS[i % 3] for i in range(s)]
-    check(xs, kernels, *tables(xs, generator, 1 if s > 9 else 3))
+    check_sides(xs, kernels, *tables(xs, generator, 1 if s > 9 else 3))
 
 
 @pytest.mark.parametrize("s", [65, 100])
 def test_more_sides_than_one_launch_takes(s, executor, generator):
     xs = samples(generator, 20, [1 + i % 3 for i in range(s)])
-    check(xs, [KERNELS[i % 3] for i in range(s)], *tables(xs, generator, 1))
+    check_sides(xs, [KERNELS[i % 3] for i in range(s)], *tables(xs, generator, 1))
 
 
-@pytest.mark.parametrize("s, b", [(2, 70), (30, 5), (1, 1), (3, 0)])
+@pytest.mark.parametrize("s, b", [(2, 70), (30, 5), (1, 1)])
 def test_bandwidths(s, b, executor, generator):
     """More than one launch takes; each as if it were alone."""
     xs = samples(generator, 30, [2] * s)
     bandwidth, shift = tables(xs, generator, b)
-    found = check(xs, ["rbf"] * s, bandwidth, shift)
-    for j in {0, b // 2, b - 1} if b else ():
-        alone = run(xs, ["rbf"] * s, bandwidth[:, j : j + 1].contiguous(), shift[:, j : j + 1].contiguous())
+    found = check_sides(xs, ["rbf"] * s, bandwidth, shift)
+    for j in {0, b // 2, b - 1}:
+        alone = run_sides(xs, ["rbf"] * s, bandwidth[:, j : j + 1].contiguous(), shift[:, j : j + 1].contiguous())
         assert torch.equal(found[0][:, j], alone[0][:, 0]) and torch.equal(found[2][j], alone[2][0])
 
 
-def test_no_samples(executor):
+def test_no_samples_and_no_bandwidths(executor):
     zeros = torch.zeros(2, 3, dtype=torch.float64)
-    rows, diagonal, sums = run([torch.zeros(0, 3), torch.zeros(0, 2)], ["rbf", "linear"], zeros + 1, zeros)
+    rows, diagonal, sums = run_sides([torch.zeros(0, 3), torch.zeros(0, 2)], ["rbf", "linear"], zeros + 1, zeros)
     assert rows.shape == diagonal.shape == (2, 3, 0) and sums.shape == (3, 2, 2) and (sums == 0).all()
+    rows, diagonal, sums = run_sides([torch.ones(5, 3)], ["rbf"], zeros[:1, :0], zeros[:1, :0])
+    assert rows.shape == diagonal.shape == (1, 0, 5) and sums.shape == (0, 1, 1)
 
 
 @pytest.mark.parametrize("capability", [80, 90])  # planes in global memory, in shared memory
 def test_places_of_planes(capability, executor, generator):
     executor.play(capability=capability)
     xs = samples(generator, 150, [20, 30])
-    check(xs, ["rbf", "laplace"], *tables(xs, generator, 1))
+    check_sides(xs, ["rbf", "laplace"], *tables(xs, generator, 1))
 
 
 # ------------------------------------------------------------------------------------------------ types, layouts, data
@@ -138,8 +107,8 @@ def test_types_and_strides(dtype, executor, generator):
         xs = [x, torch.randn(7, len(x), generator=generator).to(dtype).T]
         bandwidth, shift = tables(xs, generator)
         for kernels in (["rbf", "laplace"], ["linear", "rbf"]):
-            found = check(xs, kernels, bandwidth, shift)
-            contiguous = run([t.contiguous() for t in xs], kernels, bandwidth, shift)
+            found = check_sides(xs, kernels, bandwidth, shift)
+            contiguous = run_sides([t.contiguous() for t in xs], kernels, bandwidth, shift)
             assert all(torch.equal(a, b) for a, b in zip(found, contiguous, strict=True))
 
 
@@ -147,8 +116,8 @@ def test_types_and_strides(dtype, executor, generator):
 def test_mixed_types(types, executor, generator):
     xs = [t.to(d) for t, d in zip(samples(generator, 70, [5, 9, 17, 4]), types, strict=False)]
     bandwidth, shift = tables(xs, generator)
-    found = check(xs, ["rbf"] * len(xs), bandwidth, shift)
-    wide = run([t.double() for t in xs], ["rbf"] * len(xs), bandwidth, shift)
+    found = check_sides(xs, ["rbf"] * len(xs), bandwidth, shift)
+    wide = run_sides([t.double() for t in xs], ["rbf"] * len(xs), bandwidth, shift)
     assert all(torch.equal(a, b) for a, b in zip(found, wide, strict=True))
 
 
@@ -160,7 +129,7 @@ def test_equal_samples_are_at_distance_zero(executor, generator):
     width = torch.full((2, 1), 1e-3, dtype=torch.float64)
     for capability in (80, 90):
         executor.play(capability=capability)
-        rows, diagonal, sums = run(xs, ["rbf", "laplace"], width, width * 0)
+        rows, diagonal, sums = run_sides(xs, ["rbf", "laplace"], width, width * 0)
         assert (rows == 1).all() and (diagonal == 1).all() and (sums == 150).all()
 
 
@@ -186,14 +155,14 @@ def test_hostile_data(name, executor, generator):
     bandwidth = sizes * torch.tensor([0.2, 1.0, 1e6], dtype=torch.float64)
     shift = torch.tensor([[0.0, 0.5, 1.0]] * 2, dtype=torch.float64)
     for kernels in (["rbf", "rbf"], ["laplace", "linear"]):
-        check([x, y], kernels, bandwidth, shift)
+        check_sides([x, y], kernels, bandwidth, shift)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nan_stays_with_its_side(bad, executor, generator):
     x, y = samples(generator, 70, [3, 4])
     x[66, 1] = bad
-    rows, _, sums = run([x, y], ["rbf", "rbf"], *tables([y, y], generator, 1))
+    rows, _, sums = run_sides([x, y], ["rbf", "rbf"], *tables([y, y], generator, 1))
     assert rows[0].isnan().all() and rows[1].isfinite().all()
     assert sums[0].isnan().tolist() == [[True, True], [True, False]]
 
@@ -204,11 +173,11 @@ def test_exponential(executor):
     argument = torch.cat([torch.logspace(-18, 2.85, 90, dtype=torch.float64), torch.arange(1, 40) * math.log(2) / 2])
     argument = argument.clamp(max=708)
     width, zeros = (1 / argument)[None], torch.zeros(1, len(argument), dtype=torch.float64)
-    exp, expm1 = (run([x], ["laplace"], width, shift)[0][0, :, 0] for shift in (zeros, zeros + 1))
+    exp, expm1 = (run_sides([x], ["laplace"], width, shift)[0][0, :, 0] for shift in (zeros, zeros + 1))
     for found, power, difference in zip((1 / width[0]).tolist(), exp.tolist(), expm1.tolist(), strict=True):
         assert power == pytest.approx(math.exp(-found), rel=5e-16)
         assert difference == pytest.approx(math.expm1(-found), rel=1e-15)
-    below = run([x], ["laplace"], torch.full((1, 1), 1e-9, dtype=torch.float64), zeros[:, :1])[0]
+    below = run_sides([x], ["laplace"], torch.full((1, 1), 1e-9, dtype=torch.float64), zeros[:, :1])[0]
     assert (below >= 0).all() and (below < 1e-300).all()
 
 
@@ -222,12 +191,23 @@ def test_narrow_products(dtype, executor, generator):
     norms = [(t.double() - t.double().mean(0)).square().sum(1).max().sqrt().item() for t in xs]
     width = torch.tensor([[0.51 * v, 3 * v] for v in norms], dtype=torch.float64)
     shift = torch.full_like(width, 0.5)
-    fast = run(xs, ["rbf", "rbf"], width, shift)
+    fast = run_sides(xs, ["rbf", "rbf"], width, shift)
     executor.play(capability=SLOW_FLOAT64)
-    slow = check(xs, ["rbf", "rbf"], width, shift, roundoff=2e-8)
+    slow = check_sides(xs, ["rbf", "rbf"], width, shift, roundoff=2e-8)
     differences = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(slow, fast, strict=True)]
     assert 0 < differences[0] < 2e-7 and differences[1] == 0 and 0 < differences[2] < 2e-7
-    assert all(torch.equal(a, b) for a, b in zip(slow, run(xs, ["rbf", "rbf"], width, shift), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(slow, run_sides(xs, ["rbf", "rbf"], width, shift), strict=True))
+
+
+@pytest.mark.parametrize("kernels, n", [(["linear", "linear"], 128), (["linear", "rbf"], 1024)])
+def test_narrow_products_of_linear_kernels(kernels, n, executor, generator):
+    xs = samples(generator, n, [5, 40])
+    xs[1][:] = 0.1 if kernels[1] == "linear" else xs[1]  # what is constant needs no float64
+    width = torch.full((2, 1), 50.0, dtype=torch.float64)
+    fast = run_sides(xs, kernels, width, width * 0)
+    executor.play(capability=SLOW_FLOAT64)
+    slow = check_sides(xs, kernels, width, width * 0, roundoff=6e-8)
+    assert 0 < (slow[2] - fast[2]).abs().max() < 2e-7 * fast[2].abs().max()
 
 
 def test_where_narrow_products_are_not_good_enough(executor, generator):
@@ -241,14 +221,15 @@ def test_where_narrow_products_are_not_good_enough(executor, generator):
         ([xs[0] * 1e16, xs[1]], ["rbf", "rbf"], safe * 1e17),
         ([t.double() for t in xs], ["rbf", "rbf"], safe),
         ([t[:1023] for t in xs], ["rbf", "rbf"], safe * 2),
-        (xs, ["rbf", "linear"], safe),
         (xs, ["laplace", "rbf"], safe),
+        ([t[:127] for t in xs], ["linear", "linear"], safe),
+        ([xs[0] * 1e18, xs[1]], ["linear", "linear"], safe),
     ]
     for given, kernels, width in cases:
         executor.play()
-        fast = run(given, kernels, width, zeros)
+        fast = run_sides(given, kernels, width, zeros)
         executor.play(capability=SLOW_FLOAT64)
-        assert all(torch.equal(a, b) for a, b in zip(run(given, kernels, width, zeros), fast, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(run_sides(given, kernels, width, zeros), fast, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------ backward
@@ -256,7 +237,7 @@ def test_where_narrow_products_are_not_good_enough(executor, generator):
 
 def run_backward(xs, kernels, bandwidth, shift, gradients):
     codes = [ops.HSIC_KERNELS[k] for k in kernels]
-    return torch.ops.stitchkern_executor.hsic_backward(xs, codes, bandwidth, shift, *gradients)
+    return ops._library.hsic_backward(xs, codes, bandwidth, shift, *gradients)
 
 
 def differentiable_sums(xs, kernels, bandwidth, shift):
@@ -369,7 +350,7 @@ def test_same_bits_in_every_order(s, n, executor, generator):
     results = []
     for order in (*ORDERS, "forward"):
         executor.play(order=order, processors=2)
-        results.append(run(xs, [KERNELS[i % 3] for i in range(s)], bandwidth, shift))
+        results.append(run_sides(xs, [KERNELS[i % 3] for i in range(s)], bandwidth, shift))
     assert all(t.isfinite().all() for t in results[0])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))

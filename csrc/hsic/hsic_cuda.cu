@@ -10,6 +10,7 @@
 #include "hsic_backward.cuh"
 #include "hsic_kernels.cuh"
 #include "hsic_op.h"
+#include "hsic_safe.h"
 
 namespace stitchkern::hsic {
 namespace {
@@ -19,9 +20,6 @@ constexpr int64_t MEAN_ROWS = 1024, MAX_MEAN_CHUNKS = 64;  // of one block of th
 constexpr int64_t FEW_PLANES = 8;                          // that have more and smaller units
 constexpr int64_t MANY_COLUMNS = 64, FEW_COLUMNS = 32;     // of units, at most
 constexpr int64_t WEIGHT_BYTES = int64_t(256) << 20;       // of a band's M, unless one row of tiles needs more
-constexpr double SAFE_REACH = 4;                           // |a|² / σ² that bfloat16 parts may have
-constexpr int64_t SAFE_ROWS = 1024;                        // samples that they need
-constexpr double SAFE_SMALLEST = 0x1p-60, SAFE_LARGEST = 0x1p100;  // |a|², lest what adds up to it leaves float32
 
 int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
@@ -160,8 +158,7 @@ template <class T>
 void sum(const Batch& batch, Views t, const Tensor& like, DeviceInfo device, Stream stream) {
   Workspace memory(like);
   if (t.count) prepare<T>(t, memory, stream);
-  const bool rbf = std::all_of(t.view, t.view + t.sides, [](const View& v) { return v.kernel == Kernel::rbf; });
-  const bool narrow = sizeof(T) < 8 && rbf && t.count >= SAFE_ROWS && !fast_float64(device.capability);
+  const bool narrow = sizeof(T) < 8 && may_be_float32(batch) && !fast_float64(device.capability);
 
   for (; t.first < batch.bandwidths; t.first += t.bandwidths) {
     // plan
@@ -184,8 +181,7 @@ void sum(const Batch& batch, Views t, const Tensor& like, DeviceInfo device, Str
       const int most_shared = shared_bytes_of_two(device.capability);
       if constexpr (sizeof(T) < 8)
         if (narrow) {
-          launch("hsic decide", decide, 1, THREADS, MeanShared{}.sums.end(), stream, t, SAFE_REACH, SAFE_SMALLEST,
-                 SAFE_LARGEST);
+          launch("hsic decide", decide, 1, THREADS, MeanShared{}.sums.end(), stream, t);
           launch_tiles<SplitMath, T>(task, most_shared, part, stream);
         }
       launch_tiles<DoubleMath, T>(task, most_shared, part, stream);
@@ -215,6 +211,7 @@ std::tuple<Tensor, Tensor, Tensor> hsic_sums_cuda(std::vector<Tensor> x, std::ve
   poison(batch.sums, sums.numel() * int64_t(sizeof(double)));
   const DType type = common_type(sides);
   const std::vector<Tensor> copies = loadable(type, sides, bandwidth, stream);
+  batch.sides = sides.data();
 
   // launch: all sides at once, or two groups at a time
   dispatch(type, [&](auto element) {

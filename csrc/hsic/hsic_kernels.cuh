@@ -22,13 +22,13 @@
 // - Neighbouring blocks work on neighbouring units: at any time they share the rows of few tiles, which the
 //   second-level cache holds.
 //
-// Float64 throughout, except that chips without fast float64 take six bfloat16 products where that is good enough:
-// RBF kernels of narrower data, many samples, |a|² / σ² small for all of them (hsic_cpu.cpp says why). Only the device
-// knows; both kernels are launched, and one of them returns at once.
+// Float64 throughout, except that chips without fast float64 take six bfloat16 products where that is good enough, as
+// hsic_safe.h says. Only the device knows; both kernels are launched, and one of them returns at once.
 //
 // Expected, not measured, on an H200: docs/GPU.md.
 #pragma once
 
+#include "hsic_safe.h"
 #include "hsic_tile.cuh"
 
 namespace stitchkern::hsic {
@@ -293,32 +293,29 @@ static __global__ void __launch_bounds__(THREADS) finish(const __grid_constant__
   }
 }
 
-// Whether bfloat16 parts are good enough, by one block: |a|² within reach for all samples and bandwidths.
-static __global__ void __launch_bounds__(THREADS)
-    decide(const __grid_constant__ Views t, double reach, double smallest, double largest) {
+// Whether bfloat16 parts are good enough, by one block.
+static __global__ void __launch_bounds__(THREADS) decide(const __grid_constant__ Views t) {
   constexpr MeanShared shared;
   double* found = shared.sums.get();
   bool good = true;
   for (int a = 0; a < t.sides; ++a) {
-    double top = 0;
+    const Kernel kernel = t.view[a].kernel;
+    double largest = 0;
     for (int64_t i = threadIdx.x; i < t.count; i += THREADS) {
       const double norm = t.norms[a * t.count + i];
-      if (!(norm <= top)) top = norm <= largest ? norm : 2 * largest;  // NaN counts as too large
+      if (!(norm <= largest)) largest = norm <= SAFE_LARGEST ? norm : 2 * SAFE_LARGEST;  // NaN too
     }
 #pragma unroll
     for (int mask = WARP / 2; mask > 0; mask /= 2) {
-      const double other = shuffle_xor(top, mask);
-      top = other > top ? other : top;
+      const double other = shuffle_xor(largest, mask);
+      largest = other > largest ? other : largest;
     }
-    if (lane() == 0) found[threadIdx.x / WARP] = top;
+    if (lane() == 0) found[threadIdx.x / WARP] = largest;
     __syncthreads();
-    for (int i = 0; i < WARPS; ++i) top = found[i] > top ? found[i] : top;
+    for (int i = 0; i < WARPS; ++i) largest = found[i] > largest ? found[i] : largest;
     __syncthreads();
-    good &= top >= smallest && top <= largest;
-    for (int j = 0; j < t.bandwidths; ++j) {
-      const double width = t.bandwidth[t.at(a, j)];
-      good &= top <= reach * width * width;
-    }
+    good &= safe_norm(largest, kernel);
+    for (int j = 0; j < t.bandwidths; ++j) good &= safe_width(largest, kernel, t.bandwidth[t.at(a, j)]);
   }
   if (threadIdx.x == 0) *t.narrow = good;
 }
