@@ -69,3 +69,15 @@ def test_kinds_of_arrays(generator, tmp_path):
     for wrong, match in ((np.ma.masked_array(x), "masked"), (x.astype(np.longdouble), "64 bits"), (x + 0j, "real")):
         with pytest.raises(TypeError, match=match):
             sk.cca(wrong, x)
+
+
+def test_a_coarse_side_does_not_coarsen_the_other(generator):
+    """bfloat16 far from zero leaves much rounding in y; the small directions of x in float64 are data all the same."""
+    x = torch.randn(400, 12, generator=generator, dtype=torch.float64)
+    x[:, 1] = x[:, 0] + 5e-3 * x[:, 1]
+    y = (100 * (x[:, :1] - x[:, 1:2]) + torch.randn(400, 4, generator=generator, dtype=torch.float64) + 10).bfloat16()
+    found = sk.cca(x, y)
+    assert found.rank_x == 12
+    expected = reference.canonical_correlations(x, y.double(), tolerance=1e-6).mean().item()
+    assert found.mean == pytest.approx(expected, abs=1e-9)
+    assert sk.svcca(x, y, threshold=1) == pytest.approx(found.mean, abs=1e-9)
