@@ -12,6 +12,7 @@ from stitchkern.similarity import (
     cca,
     cka,
     cknna,
+    correlation_match,
     hsic,
     jaccard,
     linear_r2,
@@ -21,6 +22,7 @@ from stitchkern.similarity import (
     pwcca,
     rsa,
     shape_distance,
+    soft_matching_distance,
     svcca,
 )
 from stitchkern.solvers import (
@@ -65,6 +67,7 @@ __all__ = [
     "cca",
     "cka",
     "cknna",
+    "correlation_match",
     "cross_validate",
     "errors",
     "full_rank",
@@ -88,6 +91,7 @@ __all__ = [
     "semi_matching",
     "shape_distance",
     "soft_matching",
+    "soft_matching_distance",
     "svcca",
     "weighting",
 ]

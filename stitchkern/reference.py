@@ -180,6 +180,45 @@ def fidelity(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.svdvals(roots[0] @ roots[1]).sum()
 
 
+def correlations(x: Tensor, y: Tensor) -> Tensor:
+    """corr(x_j, y_k) (p, q) of the features that vary."""
+    sides = []
+    for t in (x, y):
+        t = t.double()[:, (t != t[0]).any(0)]
+        t = t - t.mean(0)
+        sides.append(t / t.square().sum(0).sqrt())
+    return sides[0].T @ sides[1]
+
+
+def correlation_match(x: Tensor, y: Tensor, kind: str) -> float:
+    """Hard: the mean correlation of the one-to-one matching with the largest sum; soft: of everyone's best partner."""
+    from scipy.optimize import linear_sum_assignment
+
+    r = correlations(x, y).numpy()
+    if kind == "soft":
+        return float(r.max(1).mean() + r.max(0).mean()) / 2
+    return float(r[linear_sum_assignment(-r)].mean())
+
+
+def transport_cost(cost: Tensor) -> float:
+    """min Σ T∘cost over T ≥ 0 with row sums 1/p and column sums 1/q: the linear programme."""
+    from scipy.optimize import linprog
+
+    p, q = cost.shape
+    sums = torch.cat([torch.eye(p).repeat_interleave(q, 1), torch.eye(q).repeat(1, p)])
+    mass = [1 / p] * p + [1 / q] * q
+    largest = float(cost.abs().max())
+    return float(linprog((cost / largest).flatten().numpy(), A_eq=sums.numpy(), b_eq=mass).fun) * largest
+
+
+def soft_matching_distance(x: Tensor, y: Tensor, *, standardize: bool = False) -> float:
+    """√ min Σ T_jk E(x_j − y_k)² over transport plans, of centred features; of standardised ones that is 2 − 2 corr."""
+    if standardize:
+        return max(transport_cost(2 - 2 * correlations(x, y)), 0.0) ** 0.5
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    return transport_cost((x[:, :, None] - y[:, None]).square().mean(0)) ** 0.5
+
+
 def sample_distances(x: Tensor, metric: str) -> Tensor:
     """(n, n): ‖a − b‖, 1 − cos(a, b), or 1 − the correlation of a and b over their features."""
     x = x.double()

@@ -1,6 +1,7 @@
 """Similarity indices, from moments or from features."""
 
 from stitchkern.similarity.canonical import CanonicalCorrelations, cca, pwcca, svcca
+from stitchkern.similarity.correspondence import correlation_match, soft_matching_distance
 from stitchkern.similarity.kernel import cka, hsic
 from stitchkern.similarity.neighbours import cknna, jaccard, mutual_knn
 from stitchkern.similarity.regression import linear_r2
@@ -20,6 +21,7 @@ __all__ = [
     "cca",
     "cka",
     "cknna",
+    "correlation_match",
     "hsic",
     "jaccard",
     "linear_r2",
@@ -29,5 +31,6 @@ __all__ = [
     "pwcca",
     "rsa",
     "shape_distance",
+    "soft_matching_distance",
     "svcca",
 ]
