@@ -170,6 +170,17 @@ def shape_cosine(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     return torch.linalg.svdvals(sides[0].T @ sides[1]).sum()
 
 
+def gulp_squared(x: Tensor, y: Tensor, ridge: float) -> Tensor:
+    """‖T_x − T_y‖² with T = X̃ (X̃ᵀX̃ + λI)⁻¹ X̃ᵀ, X̃ centred and of Frobenius norm 1."""
+    predictions = []
+    for t in (x, y):
+        u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
+        rank = orthonormal_basis(t).shape[1]
+        u, share = u[:, :rank], s[:rank].square() / s.square().sum()
+        predictions.append((u * (share / (share + ridge))) @ u.T)
+    return (predictions[0] - predictions[1]).square().sum()
+
+
 def fidelity(a: Tensor, b: Tensor) -> Tensor:
     """tr (A^½ B A^½)^½ of two symmetric positive semidefinite matrices, by their roots."""
     roots = []

@@ -4,7 +4,7 @@ from stitchkern.similarity.canonical import CanonicalCorrelations, cca, pwcca, s
 from stitchkern.similarity.correspondence import correlation_match, soft_matching_distance
 from stitchkern.similarity.kernel import cka, hsic
 from stitchkern.similarity.neighbours import cknna, jaccard, mutual_knn
-from stitchkern.similarity.regression import linear_r2
+from stitchkern.similarity.regression import gulp, linear_r2
 from stitchkern.similarity.rsa import rsa
 from stitchkern.similarity.shape import (
     bures,
@@ -22,6 +22,7 @@ __all__ = [
     "cka",
     "cknna",
     "correlation_match",
+    "gulp",
     "hsic",
     "jaccard",
     "linear_r2",

@@ -167,3 +167,11 @@ def problem_of(x: Any, y: Any = None, *, rotate: bool = False) -> Problem:
     means = {f"mean_{name}": t.double().mean(0) for name, t, off in zip("xy", sides, turned, strict=True) if not off}
     stats = replace(stats, epsilon=torch.maximum(*epsilons), **means)
     return Problem(stats, epsilons[0], epsilons[1], turned[0], turned[1], True)
+
+
+def root_of_difference(square: Tensor, terms: Tensor, stats: Statistics) -> Tensor:
+    """√ of a difference of such terms. Below zero by no more than their rounding is zero; further is no distance."""
+    size = max(stats.p, stats.q)
+    if bool((square < -64 * size * stats.epsilon * terms).any()):
+        raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: together they are indefinite")
+    return torch.where(square > 0, square, 0.0).sqrt()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stitchkern.errors import ShapeError, StatisticsError
-from stitchkern.similarity.features import problem_of
+from stitchkern.errors import ShapeError
+from stitchkern.similarity.features import problem_of, root_of_difference
 from stitchkern.similarity.whitening import principal
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def procrustes_distance(x: Input, y: Features | None = None, *, kind: str = "nor
     stats = problem.stats
     if kind == "euclidean":
         a, b = _trace(stats.cov_xx), _trace(stats.cov_yy)
-        return problem.answer(_root(a + b - 2 * _nuclear(stats.cov_xy), a + b, stats))
+        return problem.answer(root_of_difference(a + b - 2 * _nuclear(stats.cov_xy), a + b, stats))
     s = _cosine("Procrustes distance", problem)
     return problem.answer(_angle(s, stats) if kind == "angular" else _chord(s, stats))
 
@@ -141,7 +141,7 @@ def bures_distance(x: Input, y: Features | None = None, *, of: str = "grams") ->
     """
     problem = _for_bures(x, y, of)
     a, b = _trace(problem.stats.cov_xx), _trace(problem.stats.cov_yy)
-    return problem.answer(_root(a + b - 2 * _fidelity(problem, of), a + b, problem.stats))
+    return problem.answer(root_of_difference(a + b - 2 * _fidelity(problem, of), a + b, problem.stats))
 
 
 def _for_bures(x: Input, y: Features | None, of: str) -> Problem:
@@ -179,17 +179,9 @@ def _cosine(index: str, problem: Problem) -> Tensor:
 
 
 def _chord(s: Tensor, stats: Statistics, slack: Tensor | float = 1.0) -> Tensor:
-    return _root(2 - 2 * s, 2.0 * slack * torch.ones_like(s), stats)
+    return root_of_difference(2 - 2 * s, 2.0 * slack * torch.ones_like(s), stats)
 
 
 def _angle(s: Tensor, stats: Statistics, slack: Tensor | float = 1.0) -> Tensor:
     """arccos s, by its half: it keeps its digits near s = 1, and knows rounding from error there."""
     return 2 * (_chord(s, stats, slack) / 2).asin()
-
-
-def _root(square: Tensor, terms: Tensor, stats: Statistics) -> Tensor:
-    """√ of a difference of such terms. Below zero by no more than their rounding is zero; further is no distance."""
-    size = max(stats.p, stats.q)
-    if bool((square < -64 * size * stats.epsilon * terms).any()):
-        raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: together they are indefinite")
-    return torch.where(square > 0, square, 0.0).sqrt()
