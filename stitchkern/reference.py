@@ -181,6 +181,18 @@ def gulp_squared(x: Tensor, y: Tensor, ridge: float) -> Tensor:
     return (predictions[0] - predictions[1]).square().sum()
 
 
+def eigenspace_overlap(x: Tensor, y: Tensor, *, center: bool = False) -> Tensor:
+    """‖UᵀV‖² / max(r_x, r_y) of the left singular vectors; σ ≤ 1e-6 σ_max of features of norm 1 are rounding."""
+    bases = []
+    for t in (x, y):
+        t = t.double() - (t.double().mean(0) if center else 0)
+        size = t.square().sum(0).sqrt()
+        live = size > 1e-12 * size.max()
+        u, s, _ = torch.linalg.svd(t[:, live] / size[live], full_matrices=False)
+        bases.append(u[:, s > 1e-6 * s[0]])
+    return (bases[0].T @ bases[1]).square().sum() / max(b.shape[1] for b in bases)
+
+
 def fidelity(a: Tensor, b: Tensor) -> Tensor:
     """tr (A^½ B A^½)^½ of two symmetric positive semidefinite matrices, by their roots."""
     roots = []

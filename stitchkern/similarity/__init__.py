@@ -13,6 +13,7 @@ from stitchkern.similarity.shape import (
     procrustes_similarity,
     shape_distance,
 )
+from stitchkern.similarity.subspace import eigenspace_overlap
 
 __all__ = [
     "CanonicalCorrelations",
@@ -22,6 +23,7 @@ __all__ = [
     "cka",
     "cknna",
     "correlation_match",
+    "eigenspace_overlap",
     "gulp",
     "hsic",
     "jaccard",

@@ -47,6 +47,14 @@ def first(values: Tensor, count: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """How a side's features, before they were centred, hold the constant function of the sample."""
+
+    mean: Tensor  # (b, ·): of the features along the whitened directions
+    outside: Tensor  # (b,) bool: a combination of features is constant and not zero
+
+
+@dataclass(frozen=True)
 class Whitened:
     """Both sides along uncorrelated directions of unit variance, zero where a direction was dropped."""
 
@@ -54,6 +62,8 @@ class Whitened:
     loadings: Tensor  # (b, ·, p): covariance of these directions of x with its features
     rank_x: Tensor  # (b,) float64
     rank_y: Tensor
+    constant_x: Constant
+    constant_y: Constant
     batch: torch.Size
     plain: bool
 
@@ -80,14 +90,34 @@ def whitened(index: str, x: Input, y: Features | None) -> Whitened:
     if is_features(x) and max(float(f.inverse.max()) for f in (of_x, of_y)) > _COLLINEAR:
         return _from_samples(index, *pair(x, y))  # products lose half of the digits that the features have
     stats = flat.stats
+    loadings = of_x.forward(stats.cov_xx)
     return Whitened(
         of_y.forward(of_x.forward(stats.cov_xy).mT).mT,
-        of_x.forward(stats.cov_xx),
+        loadings,
         (stats.p - of_x.dropped).double(),
         (stats.q - of_y.dropped).double(),
+        _constant(of_x, stats.cov_xx, stats.mean_x),
+        _constant(of_y, stats.cov_yy, stats.mean_y),
         problem.stats.batch,
         problem.plain,
     )
+
+
+def _constant(factor: Factor, cov: Tensor, mean: Tensor) -> Constant:
+    """The part of the mean that no direction of variance explains belongs to a combination that is constant."""
+    live = cov.diagonal(dim1=-2, dim2=-1) > 0
+    scaled = torch.where(live, mean, 0.0)
+    along = factor.forward(scaled[..., None])
+    left = (scaled[..., None] - cov @ factor.back(along))[..., 0] / factor.scale
+    size = (scaled / factor.scale).square().sum(-1).sqrt()
+    outside = left.square().sum(-1).sqrt() > _turned(factor.noise, factor.inverse, size)
+    return Constant(along[..., 0], outside | ((mean != 0) & ~live).any(-1))
+
+
+def _turned(level: Tensor, inverse: Tensor, size: Tensor) -> Tensor:
+    """How much of a mean of this size rounding may move out of the directions of variance: by the mean of its errors,
+    √level, and by the angle at which it turns these directions, √(level ‖A⁻¹‖)."""
+    return 4 * level.sqrt() * (1 + size * inverse.sqrt())
 
 
 def _from_samples(index: str, x: Tensor, y: Tensor) -> Whitened:
@@ -99,10 +129,18 @@ def _from_samples(index: str, x: Tensor, y: Tensor) -> Whitened:
         live = spread > 0
         if not bool(live.any()):
             raise StatisticsError(f"{index} is undefined: {name} does not vary")
-        u, s, _ = torch.linalg.svd(c[:, live] / spread[live], full_matrices=False)
+        u, s, vt = torch.linalg.svd(c[:, live] / spread[live], full_matrices=False)
         values = s.square() / len(c)
         level = noise(values.new_tensor(epsilon_of(t)), int(live.sum()), values[0])
-        bases.append((c, u[:, values > level]))
-    (c, u), (_, v) = bases
+        keep = values > level
+        mean = t.double().mean(0)
+        scaled = mean[live] / spread[live]
+        inside = vt[keep] @ scaled
+        left = scaled - vt[keep].T @ inside
+        outside = left.norm() > _turned(level, 1 / values[keep].min(), scaled.norm())
+        outside = outside | (mean[~live] != 0).any()
+        bases.append((c, u[:, keep], Constant((inside / values[keep].sqrt())[None], outside[None])))
+    (c, u, constant_x), (_, v, constant_y) = bases
     rank_x, rank_y = (u.new_tensor([b.shape[1]]) for b in (u, v))
-    return Whitened((u.T @ v)[None], (u.T @ c)[None] / len(c) ** 0.5, rank_x, rank_y, torch.Size(()), True)
+    loadings = (u.T @ c)[None] / len(c) ** 0.5
+    return Whitened((u.T @ v)[None], loadings, rank_x, rank_y, constant_x, constant_y, torch.Size(()), True)
