@@ -242,6 +242,26 @@ def soft_matching_distance(x: Tensor, y: Tensor, *, standardize: bool = False) -
     return transport_cost((x[:, :, None] - y[:, None]).square().mean(0)) ** 0.5
 
 
+def magnitude(x: Tensor) -> Tensor:
+    """‖mean of the samples‖."""
+    return x.double().mean(0).norm()
+
+
+def concentricity(x: Tensor) -> Tensor:
+    """The mean of cos(x_i, x̄)."""
+    x = x.double()
+    return torch.nn.functional.cosine_similarity(x, x.mean(0, keepdim=True), dim=1).mean()
+
+
+def uniformity(x: Tensor, t: float = 2.0, *, normalize: bool = True, self_pairs: bool = False) -> Tensor:
+    """log of the mean of exp(−t ‖a − b‖²) over pairs of different samples of norm 1, or over all n² pairs."""
+    x = x.double()
+    exponents = -t * distances(x / x.norm(dim=1, keepdim=True) if normalize else x).square()
+    off = exponents[~torch.eye(len(x), dtype=torch.bool)]
+    pairs = exponents.flatten() if self_pairs else off
+    return pairs.logsumexp(0) - torch.tensor(float(len(pairs))).double().log()
+
+
 def sample_distances(x: Tensor, metric: str) -> Tensor:
     """(n, n): ‖a − b‖, 1 − cos(a, b), or 1 − the correlation of a and b over their features."""
     x = x.double()

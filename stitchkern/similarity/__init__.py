@@ -2,6 +2,7 @@
 
 from stitchkern.similarity.canonical import CanonicalCorrelations, cca, pwcca, svcca
 from stitchkern.similarity.correspondence import correlation_match, soft_matching_distance
+from stitchkern.similarity.geometry import concentricity, magnitude, uniformity
 from stitchkern.similarity.kernel import cka, hsic
 from stitchkern.similarity.neighbours import cknna, jaccard, mutual_knn
 from stitchkern.similarity.regression import gulp, linear_r2
@@ -22,12 +23,14 @@ __all__ = [
     "cca",
     "cka",
     "cknna",
+    "concentricity",
     "correlation_match",
     "eigenspace_overlap",
     "gulp",
     "hsic",
     "jaccard",
     "linear_r2",
+    "magnitude",
     "mutual_knn",
     "procrustes_distance",
     "procrustes_similarity",
@@ -36,4 +39,5 @@ __all__ = [
     "shape_distance",
     "soft_matching_distance",
     "svcca",
+    "uniformity",
 ]
