@@ -284,6 +284,35 @@ def rsa(x: Tensor, y: Tensor, metric: str, comparison: str) -> float:
     return torch.corrcoef(torch.stack(vectors))[0, 1].item()
 
 
+def rsm_norm(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """‖S(x) − S(y)‖_F of the n × n inner products (of centred samples: linear) or distances."""
+    sides = []
+    for t in (x.double(), y.double()):
+        if metric in ("linear", "inner"):
+            t = t - t.mean(0) if metric == "linear" else t
+            sides.append(t @ t.T)
+        else:
+            sides.append(sample_distances(t, metric))
+    return (sides[0] - sides[1]).square().sum().sqrt()
+
+
+def distance_correlation(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Tensor:
+    """√ of the mean product of the centred distance matrices, over those with themselves; unbiased: of U-centred ones
+    (zero on the diagonal, sums divided by n − 2 and (n − 1)(n − 2)), and no root."""
+    n, centred = len(x), []
+    for t in (x, y):
+        d = sample_distances(t, "euclidean")
+        if unbiased:
+            d = d - d.sum(0) / (n - 2) - d.sum(1, keepdim=True) / (n - 2) + d.sum() / ((n - 1) * (n - 2))
+            d = d - d.diag().diag()
+        else:
+            d = d - d.mean(0) - d.mean(1, keepdim=True) + d.mean()
+        centred.append(d)
+    a, b = centred
+    value = (a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()
+    return value if unbiased else value.clamp(min=0).sqrt()
+
+
 def neighbour_sets(x: Tensor, k: int, metric: str) -> list[set[int]]:
     """The k nearest other samples of each; of equally distant ones the first."""
     d = sample_distances(x, metric)

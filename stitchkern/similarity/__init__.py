@@ -2,11 +2,13 @@
 
 from stitchkern.similarity.canonical import CanonicalCorrelations, cca, pwcca, svcca
 from stitchkern.similarity.correspondence import correlation_match, soft_matching_distance
+from stitchkern.similarity.distance_correlation import distance_correlation
 from stitchkern.similarity.geometry import concentricity, magnitude, uniformity
 from stitchkern.similarity.kernel import cka, hsic
 from stitchkern.similarity.neighbours import cknna, jaccard, mutual_knn
 from stitchkern.similarity.regression import gulp, linear_r2
 from stitchkern.similarity.rsa import rsa
+from stitchkern.similarity.rsm_norm import rsm_norm
 from stitchkern.similarity.shape import (
     bures,
     bures_distance,
@@ -25,6 +27,7 @@ __all__ = [
     "cknna",
     "concentricity",
     "correlation_match",
+    "distance_correlation",
     "eigenspace_overlap",
     "gulp",
     "hsic",
@@ -36,6 +39,7 @@ __all__ = [
     "procrustes_similarity",
     "pwcca",
     "rsa",
+    "rsm_norm",
     "shape_distance",
     "soft_matching_distance",
     "svcca",
