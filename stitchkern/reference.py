@@ -313,11 +313,16 @@ def distance_correlation(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Ten
     return value if unbiased else value.clamp(min=0).sqrt()
 
 
-def neighbour_sets(x: Tensor, k: int, metric: str) -> list[set[int]]:
-    """The k nearest other samples of each; of equally distant ones the first."""
+def neighbour_lists(x: Tensor, k: int, metric: str) -> list[list[int]]:
+    """The k nearest other samples of each by distance; equally distant ones by index."""
     d = sample_distances(x, metric)
     order = [[j for j in row.argsort(stable=True).tolist() if j != i] for i, row in enumerate(d)]
-    return [set(o[:k]) for o in order]
+    return [o[:k] for o in order]
+
+
+def neighbour_sets(x: Tensor, k: int, metric: str) -> list[set[int]]:
+    """The k nearest other samples of each; of equally distant ones the first."""
+    return [set(found) for found in neighbour_lists(x, k, metric)]
 
 
 def mutual_knn(x: Tensor, y: Tensor, k: int, metric: str) -> float:
@@ -330,6 +335,32 @@ def jaccard(x: Tensor, y: Tensor, k: int, metric: str) -> float:
     """The mean of |N_x(i) ∩ N_y(i)| / |N_x(i) ∪ N_y(i)|."""
     both = zip(neighbour_sets(x, k, metric), neighbour_sets(y, k, metric), strict=True)
     return sum(len(a & b) / len(a | b) for a, b in both) / len(x)
+
+
+def cycle_knn(x: Tensor, y: Tensor, k: int, metric: str) -> float:
+    """The share of i that are among the neighbours in x of some neighbour of i in y."""
+    in_x, in_y = neighbour_sets(x, k, metric), neighbour_sets(y, k, metric)
+    return sum(any(i in in_x[j] for j in found) for i, found in enumerate(in_y)) / len(x)
+
+
+def rank_similarity(x: Tensor, y: Tensor, k: int, metric: str) -> float:
+    """The mean over samples of Σ 2 / ((1 + |r − s|)(r + s)) / (1 + … + 1/K) over the K neighbours that are shared."""
+    total = 0.0
+    for a, b in zip(neighbour_lists(x, k, metric), neighbour_lists(y, k, metric), strict=True):
+        ranks = [(a.index(j) + 1, b.index(j) + 1) for j in set(a) & set(b)]
+        score = sum(2 / ((1 + abs(r - s)) * (r + s)) for r, s in ranks)
+        total += score / sum(1 / i for i in range(1, len(ranks) + 1)) if ranks else 0.0
+    return total / len(x)
+
+
+def second_order_cosine(x: Tensor, y: Tensor, k: int) -> float:
+    """The mean cosine of (cos(x_i, x_j)) and (cos(y_i, y_j)) over the neighbours j of i in x or in y."""
+    kernels = [1 - sample_distances(t, "cosine") for t in (x, y)]
+    total = 0.0
+    for i, (a, b) in enumerate(zip(*(neighbour_sets(t, k, "cosine") for t in (x, y)), strict=True)):
+        s, t = (m[i, list(a | b)] for m in kernels)
+        total += (s @ t / (s.norm() * t.norm())).item()
+    return total / len(x)
 
 
 def cknna(x: Tensor, y: Tensor, k: int) -> float:

@@ -5,7 +5,7 @@ from stitchkern.similarity.correspondence import correlation_match, soft_matchin
 from stitchkern.similarity.distance_correlation import distance_correlation
 from stitchkern.similarity.geometry import concentricity, magnitude, uniformity
 from stitchkern.similarity.kernel import cka, hsic
-from stitchkern.similarity.neighbours import cknna, jaccard, mutual_knn
+from stitchkern.similarity.neighbours import cknna, cycle_knn, jaccard, mutual_knn, rank_similarity, second_order_cosine
 from stitchkern.similarity.regression import gulp, linear_r2
 from stitchkern.similarity.rsa import rsa
 from stitchkern.similarity.rsm_norm import rsm_norm
@@ -27,6 +27,7 @@ __all__ = [
     "cknna",
     "concentricity",
     "correlation_match",
+    "cycle_knn",
     "distance_correlation",
     "eigenspace_overlap",
     "gulp",
@@ -38,8 +39,10 @@ __all__ = [
     "procrustes_distance",
     "procrustes_similarity",
     "pwcca",
+    "rank_similarity",
     "rsa",
     "rsm_norm",
+    "second_order_cosine",
     "shape_distance",
     "soft_matching_distance",
     "svcca",

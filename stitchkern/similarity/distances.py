@@ -25,17 +25,20 @@ def check_metric(metric: str, allowed: tuple[str, ...] = METRICS) -> None:
 
 def unit_rows(name: str, t: Tensor, metric: str) -> Tensor:
     """Samples (n, p) of norm 1, float64; for the correlation of samples over features without their own mean."""
-    t = t.double()
+    t = t.to(torch.float64, copy=True)
     if metric == "correlation":
-        t = t - t[:, :1]  # first, so that a sample of equal features is zero
-        t = t - t.mean(1, keepdim=True)
+        t -= t[:, :1].clone()  # first, so that a sample of equal features is zero
+        t -= t.mean(1, keepdim=True)
+    length = torch.linalg.vector_norm(t, dim=1, keepdim=True)
+    if bool(((length > 2.0**-400) & (length < 2.0**400)).all()):
+        return t.div_(length)
     largest = t.abs().amax(1, keepdim=True)  # squares of tiny or huge features leave float64
     zero = (largest == 0).nonzero()
     if len(zero):
         what = "has equal features throughout" if metric == "correlation" else "is zero"
         raise StatisticsError(f"the {metric} distance is undefined: sample {int(zero[0, 0])} of {name} {what}")
-    t = t / largest
-    return t / t.square().sum(1, keepdim=True).sqrt()
+    t /= largest
+    return t.div_(t.square().sum(1, keepdim=True).sqrt())
 
 
 def about_median(rows: Tensor) -> Tensor:

@@ -69,8 +69,10 @@ def _tensor(name: str, t: Any) -> Tensor:
 
 
 def _check_values(name: str, t: Tensor, at_least: int) -> None:
-    if not bool(t.isfinite().all()):
-        raise NotFiniteError(f"{name} holds NaN or Inf")
+    if t.is_floating_point() and t.numel():
+        ends = torch.stack(t.aminmax())  # NaN if there is one anywhere
+        if not bool(ends.isfinite().all()):
+            raise NotFiniteError(f"{name} holds NaN or Inf")
     if len(t) < at_least:
         plural = "s" if at_least > 1 else ""
         raise StatisticsError(f"the index needs at least {at_least} sample{plural}; got {len(t)}")
