@@ -10,6 +10,7 @@ import torch
 
 import stitchkern as sk
 from stitchkern import reference
+from stitchkern.similarity import distances
 
 
 def test_rounded_features_of_low_rank_with_more_features_than_samples(generator):
@@ -69,3 +70,29 @@ def test_kinds_of_arrays(generator, tmp_path):
     for wrong, match in ((np.ma.masked_array(x), "masked"), (x.astype(np.longdouble), "64 bits"), (x + 0j, "real")):
         with pytest.raises(TypeError, match=match):
             sk.cca(wrong, x)
+
+
+def test_a_coarse_side_does_not_coarsen_the_other(generator):
+    """bfloat16 far from zero leaves much rounding in y; the small directions of x in float64 are data all the same."""
+    x = torch.randn(400, 12, generator=generator, dtype=torch.float64)
+    x[:, 1] = x[:, 0] + 5e-3 * x[:, 1]
+    y = (100 * (x[:, :1] - x[:, 1:2]) + torch.randn(400, 4, generator=generator, dtype=torch.float64) + 10).bfloat16()
+    found = sk.cca(x, y)
+    assert found.rank_x == 12
+    expected = reference.canonical_correlations(x, y.double(), tolerance=1e-6).mean().item()
+    assert found.mean == pytest.approx(expected, abs=1e-9)
+    assert sk.svcca(x, y, threshold=1) == pytest.approx(found.mean, abs=1e-9)
+
+
+def test_one_huge_outlier_moves_no_origin(generator):
+    x, y = (torch.randn(300, 8, generator=generator).double() + 5 for _ in range(2))
+    x[17] = 1e9
+    rows = distances.about_median(x)
+    others = torch.arange(300) != 17
+    assert rows[others].abs().max() < 10
+    found, direct = distances.squared(rows, rows)[others][:, others], reference.distances(x[others]).square()
+    assert (found[0, 1:] / direct[0, 1:] - 1).abs().max() < 1e-12
+    for k in (1, 10):
+        expected = reference.mutual_knn(x, y, k, "euclidean")
+        assert sk.mutual_knn(x, y, k=k, metric="euclidean") == pytest.approx(expected, abs=1e-12)
+    assert (distances.about_median(torch.full((5, 2), 0.1, dtype=torch.float64)) == 0).all()
