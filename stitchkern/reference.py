@@ -148,6 +148,12 @@ def pwcca(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
     return (alpha * rho).sum() / alpha.sum()
 
 
+def linear_r2(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """‖QₓᵀY‖² / ‖Y‖² of centred Y: the share of y's variance in what x spans."""
+    y = y.double() - y.double().mean(0)
+    return (orthonormal_basis(x, tolerance).T @ y).square().sum() / y.square().sum()
+
+
 def svcca(x: Tensor, y: Tensor, threshold: float = 0.99) -> Tensor:
     """Mean canonical correlation of the leading left singular vectors that hold this share of Σσ²."""
     bases = []
