@@ -169,9 +169,18 @@ def problem_of(x: Any, y: Any = None, *, rotate: bool = False) -> Problem:
     return Problem(stats, epsilons[0], epsilons[1], turned[0], turned[1], True)
 
 
+def check_fits(excess: Tensor, rounding: Tensor) -> None:
+    """That correlations exceed 1, or squares are below 0, by no more than rounding, as those of all data."""
+    if bool((excess > rounding).any()):
+        raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: together they are indefinite")
+
+
+def rounding_of_cosine(stats: Statistics) -> Tensor:
+    """What rounding may have added to ‖C_xy‖_* beside the traces of C_xx and C_yy."""
+    return 64 * max(stats.p, stats.q) * stats.epsilon
+
+
 def root_of_difference(square: Tensor, terms: Tensor, stats: Statistics) -> Tensor:
     """√ of a difference of such terms. Below zero by no more than their rounding is zero; further is no distance."""
-    size = max(stats.p, stats.q)
-    if bool((square < -64 * size * stats.epsilon * terms).any()):
-        raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: together they are indefinite")
+    check_fits(-square, rounding_of_cosine(stats) * terms)
     return torch.where(square > 0, square, 0.0).sqrt()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stitchkern.errors import ShapeError
-from stitchkern.similarity.features import problem_of, root_of_difference
+from stitchkern.similarity.features import check_fits, problem_of, root_of_difference, rounding_of_cosine
 from stitchkern.similarity.whitening import principal
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
             does not vary, fewer than two samples. NotFiniteError: NaN or Inf.
     """
     problem = _for_bures(x, y, of)
+    if of == "grams":
+        return problem.answer(_cosine("Bures similarity", problem))
     problem.check_varies("Bures similarity")
     size = _trace(problem.stats.cov_xx).sqrt() * _trace(problem.stats.cov_yy).sqrt()
     return problem.answer(_fidelity(problem, of) / size)
@@ -175,7 +177,9 @@ def _nuclear(t: Tensor) -> Tensor:
 def _cosine(index: str, problem: Problem) -> Tensor:
     problem.check_varies(index)
     stats = problem.stats
-    return _nuclear(stats.cov_xy) / (_trace(stats.cov_xx).sqrt() * _trace(stats.cov_yy).sqrt())
+    s = _nuclear(stats.cov_xy) / (_trace(stats.cov_xx).sqrt() * _trace(stats.cov_yy).sqrt())
+    check_fits(s - 1, rounding_of_cosine(stats))
+    return s
 
 
 def _chord(s: Tensor, stats: Statistics, slack: Tensor | float = 1.0) -> Tensor:

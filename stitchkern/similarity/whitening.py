@@ -64,6 +64,7 @@ class Whitened:
     rank_y: Tensor
     constant_x: Constant
     constant_y: Constant
+    rounding: Tensor  # (b,): what it may have added to a correlation
     batch: torch.Size
     plain: bool
 
@@ -98,6 +99,7 @@ def whitened(index: str, x: Input, y: Features | None) -> Whitened:
         (stats.q - of_y.dropped).double(),
         _constant(of_x, stats.cov_xx, stats.mean_x),
         _constant(of_y, stats.cov_yy, stats.mean_y),
+        8 * (of_x.noise * of_x.inverse + of_y.noise * of_y.inverse),
         problem.stats.batch,
         problem.plain,
     )
@@ -169,6 +171,7 @@ def _from_samples(index: str, x: Tensor, y: Tensor) -> Whitened:
         rank_y,
         of_x.constant(x.double().mean(0)),
         of_y.constant(y.double().mean(0)),
+        u.new_ones(1),
         torch.Size(()),
         True,
     )
