@@ -115,7 +115,8 @@ def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
     ``of="grams"``: A = X Xᵀ and B = Y Yᵀ of centred features, (n, n), never formed: F is then ‖XᵀY‖_*, so that it is
     the cosine of the angular Procrustes distance (Harvey et al. 2024). ``of="covariances"``: A = C_xx and B = C_yy,
     (p, p): whether the sides spread along the same axes of one feature space; samples need not correspond, rotations of
-    one side matter, and p = q. Some codes report the squared fidelity.
+    one side matter, and p = q; directions that are rounding (see :func:`stitchkern.cca`) are left out. Some codes
+    report the squared fidelity.
 
     Args:
         of: "grams" or "covariances". Others as :func:`procrustes_distance`.
@@ -128,8 +129,8 @@ def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
     if of == "grams":
         return problem.answer(_cosine("Bures similarity", problem))
     problem.check_varies("Bures similarity")
-    size = _trace(problem.stats.cov_xx).sqrt() * _trace(problem.stats.cov_yy).sqrt()
-    return problem.answer(_fidelity(problem, of) / size)
+    fidelity, a, b = _of_covariances(problem)
+    return problem.answer(fidelity / (a.sqrt() * b.sqrt()))
 
 
 def bures_distance(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
@@ -142,8 +143,12 @@ def bures_distance(x: Input, y: Features | None = None, *, of: str = "grams") ->
     Args and raises: as :func:`bures`.
     """
     problem = _for_bures(x, y, of)
-    a, b = _trace(problem.stats.cov_xx), _trace(problem.stats.cov_yy)
-    return problem.answer(root_of_difference(a + b - 2 * _fidelity(problem, of), a + b, problem.stats))
+    stats = problem.stats
+    if of == "grams":
+        fidelity, a, b = _nuclear(stats.cov_xy), _trace(stats.cov_xx), _trace(stats.cov_yy)
+    else:
+        fidelity, a, b = _of_covariances(problem)
+    return problem.answer(root_of_difference(a + b - 2 * fidelity, a + b, stats))
 
 
 def _for_bures(x: Input, y: Features | None, of: str) -> Problem:
@@ -156,14 +161,14 @@ def _for_bures(x: Input, y: Features | None, of: str) -> Problem:
     return problem
 
 
-def _fidelity(problem: Problem, of: str) -> Tensor:
-    if of == "grams":
-        return _nuclear(problem.stats.cov_xy)
-    roots = []
+def _of_covariances(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """F(A, B), tr A and tr B of the covariances without what is rounding, whose root would be far above it."""
+    batch, roots, traces = problem.stats.batch, [], []
     for cov, epsilon, _ in problem.flat().sides():
-        values, vectors = principal(cov, epsilon)  # the root of rounding would be far above rounding
+        values, vectors = principal(cov, epsilon)
         roots.append(vectors * values.sqrt()[..., None, :])
-    return _nuclear(roots[0].mT @ roots[1]).reshape(problem.stats.batch)
+        traces.append(values.sum(-1).reshape(batch))
+    return _nuclear(roots[0].mT @ roots[1]).reshape(batch), traces[0], traces[1]
 
 
 def _trace(cov: Tensor) -> Tensor:
