@@ -90,6 +90,19 @@ def spread(x: Tensor, y: Tensor) -> float:
     return sum(t.double().var(0, correction=0).sum().item() for t in (x, y)) ** 0.5
 
 
+def rms(x: Tensor, y: Tensor) -> float:
+    """The root mean square norm of x's samples."""
+    return x.double().square().sum(1).mean().sqrt().item()
+
+
+def rsm_size(x: Tensor, y: Tensor, metric: str) -> float:
+    """About ‖S‖_F of the larger side, but for what all samples have in common."""
+    if metric in ("correlation", "cosine"):
+        return float(len(x))
+    t = max((t.double() - (0 if metric == "inner" else t.double().mean(0))).square().sum(1).sum() for t in (x, y))
+    return float(t if metric != "euclidean" else (len(x) * t).sqrt())
+
+
 def angle(x: Tensor, y: Tensor, alpha: float = 1.0, tolerance: float = 1e-4) -> float:
     return math.acos(min(reference.shape_cosine(x, y, alpha, tolerance).item(), 1.0))
 
@@ -240,6 +253,32 @@ INDICES: dict[str, Index] = kernel_indices() | {
         few(lambda x, y, _: reference.soft_matching_distance(x, y, standardize=True)),
         domain=(0, 2),
         **DISTANCE,
+    ),
+    "distance_correlation": Index(sk.distance_correlation, lambda x, y, _: reference.distance_correlation(x, y)),
+    "distance_correlation unbiased": Index(
+        partial(sk.distance_correlation, unbiased=True),
+        lambda x, y, _: reference.distance_correlation(x, y, unbiased=True),
+        domain=(-1, 1),
+    ),
+    **{
+        f"rsm_norm {metric}": Index(
+            partial(sk.rsm_norm, metric=metric),
+            lambda x, y, _, m=metric: reference.rsm_norm(x, y, m),
+            domain=(0, math.inf),
+            size=lambda x, y, m=metric: rsm_size(x, y, m),
+            **DISTANCE,
+        )
+        for metric in ("linear", "inner", "euclidean", "correlation", "cosine")
+    },
+    # of one side
+    "magnitude": Index(
+        lambda x, y: sk.magnitude(x), lambda x, y, _: reference.magnitude(x), same=None, domain=(0, math.inf), size=rms
+    ),
+    "concentricity": Index(
+        lambda x, y: sk.concentricity(x), lambda x, y, _: reference.concentricity(x), same=None, domain=(-1, 1)
+    ),
+    "uniformity": Index(
+        lambda x, y: sk.uniformity(x), lambda x, y, _: reference.uniformity(x), same=None, domain=(-5, 0)
     ),
     "cknna": Index(sk.cknna, lambda x, y, _: reference.cknna(x, y, 10), domain=(-1, 1)),
 }
