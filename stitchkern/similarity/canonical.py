@@ -140,8 +140,7 @@ def svcca(x: Input, y: Features | None = None, *, threshold: float = 0.99) -> An
     halves, counts, rounding = [], [], torch.zeros_like(flat.epsilon_x)
     for cov, epsilon, turned in flat.sides():
         values, vectors = principal(cov, epsilon, turned)
-        before = values.cumsum(-1) - values  # a direction is kept as long as those before it do not suffice
-        keep = (before < threshold * values.sum(-1, keepdim=True)) & (values > 0)
+        keep = leading(values, threshold)
         roots = torch.where(keep, values, 1.0).sqrt()
         halves.append(vectors * torch.where(keep, 1 / roots, 0.0)[..., None, :])
         counts.append(keep.sum(-1))
@@ -151,3 +150,9 @@ def svcca(x: Input, y: Features | None = None, *, threshold: float = 0.99) -> An
     rho = torch.linalg.svdvals(cross)
     check_fits(rho[..., 0] - 1, rounding)
     return problem.answer(first(rho, count).sum(-1) / count)
+
+
+def leading(values: Tensor, threshold: float) -> Tensor:
+    """Which of descending eigenvalues hold this share of their sum: each as long as those before it do not suffice."""
+    before = values.cumsum(-1) - values
+    return (before < threshold * values.sum(-1, keepdim=True)) & (values > 0)

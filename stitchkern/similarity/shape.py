@@ -94,13 +94,9 @@ def shape_distance(x: Input, y: Features | None = None, *, alpha: float = 1.0) -
     sides, slack = [], torch.ones_like(flat.epsilon_x)  # whitening magnifies rounding as it does directions
     for cov, epsilon, turned in flat.sides():
         values, vectors = principal(cov, epsilon, turned)
-        live = values > 0
-        mean = values.sum(-1, keepdim=True) / live.sum(-1, keepdim=True)
-        values = values / mean
-        mixed = torch.where(live, alpha + (1 - alpha) / torch.where(live, values, 1.0).sqrt(), 0.0)
-        size = (mixed.square() * values).sum(-1).sqrt() * mean[..., 0].sqrt()
-        sides.append(vectors * (mixed / size[..., None])[..., None, :])
-        least = torch.where(live, mixed, torch.inf).amin(-1)
+        mixed = whitening(values, alpha)
+        sides.append(vectors * mixed[..., None, :])
+        least = torch.where(values > 0, mixed, torch.inf).amin(-1)
         slack = slack * (mixed.amax(-1) / least) ** 2
     s = _nuclear(sides[0].mT @ flat.stats.cov_xy @ sides[1])
     return problem.answer(_angle(s, flat.stats, slack))
@@ -169,6 +165,15 @@ def _of_covariances(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
         roots.append(vectors * values.sqrt()[..., None, :])
         traces.append(values.sum(-1).reshape(batch))
     return _nuclear(roots[0].mT @ roots[1]).reshape(batch), traces[0], traces[1]
+
+
+def whitening(values: Tensor, alpha: float) -> Tensor:
+    """What directions of these variances (…, p) are scaled by: partly whitened, and of a total variance of 1."""
+    live = values > 0
+    mean = values.sum(-1, keepdim=True) / live.sum(-1, keepdim=True)
+    values = values / mean
+    mixed = torch.where(live, alpha + (1 - alpha) / torch.where(live, values, 1.0).sqrt(), 0.0)
+    return mixed / ((mixed.square() * values).sum(-1, keepdim=True) * mean).sqrt()
 
 
 def _trace(cov: Tensor) -> Tensor:
