@@ -7,6 +7,7 @@ from stitchkern.moments import Moments
 from stitchkern.qr import StreamingQR
 from stitchkern.similarity import (
     CanonicalCorrelations,
+    PermutationTest,
     bures,
     bures_distance,
     cca,
@@ -24,6 +25,7 @@ from stitchkern.similarity import (
     linear_r2,
     magnitude,
     mutual_knn,
+    permutation_test,
     procrustes_distance,
     procrustes_similarity,
     pwcca,
@@ -66,6 +68,7 @@ __all__ = [
     "Interval",
     "MatchedMap",
     "Moments",
+    "PermutationTest",
     "ProcrustesMap",
     "ReducedRankPath",
     "RidgePath",
@@ -98,6 +101,7 @@ __all__ = [
     "mutual_knn",
     "nn",
     "permutation",
+    "permutation_test",
     "procrustes",
     "procrustes_distance",
     "procrustes_similarity",

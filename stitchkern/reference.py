@@ -148,6 +148,12 @@ def pwcca(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
     return (alpha * rho).sum() / alpha.sum()
 
 
+def linear_r2(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """‖QₓᵀY‖² / ‖Y‖² of centred Y: the share of y's variance in what x spans."""
+    y = y.double() - y.double().mean(0)
+    return (orthonormal_basis(x, tolerance).T @ y).square().sum() / y.square().sum()
+
+
 def svcca(x: Tensor, y: Tensor, threshold: float = 0.99) -> Tensor:
     """Mean canonical correlation of the leading left singular vectors that hold this share of Σσ²."""
     bases = []
@@ -158,38 +164,38 @@ def svcca(x: Tensor, y: Tensor, threshold: float = 0.99) -> Tensor:
     return torch.linalg.svdvals(bases[0].T @ bases[1]).mean()
 
 
-def shape_cosine(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+def shape_cosine(x: Tensor, y: Tensor, alpha: float = 1.0, tolerance: float = 1e-4) -> Tensor:
     """‖φ(X)ᵀφ(Y)‖_* / (‖φ(X)‖ ‖φ(Y)‖), φ(X) = X̃ (α I + (1 − α)(X̃ᵀX̃/n)^-½), X̃ of mean variance 1 where it varies."""
     sides = []
     for t in (x, y):
         u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
-        rank = orthonormal_basis(t).shape[1]
+        rank = orthonormal_basis(t, tolerance).shape[1]
         s = s[:rank] / s[:rank].square().mean().sqrt()
         mixed = s * alpha + (1 - alpha)
         sides.append(u[:, :rank] * mixed / mixed.square().sum().sqrt())
     return torch.linalg.svdvals(sides[0].T @ sides[1]).sum()
 
 
-def gulp_squared(x: Tensor, y: Tensor, ridge: float) -> Tensor:
+def gulp_squared(x: Tensor, y: Tensor, ridge: float, tolerance: float = 1e-4) -> Tensor:
     """‖T_x − T_y‖² with T = X̃ (X̃ᵀX̃ + λI)⁻¹ X̃ᵀ, X̃ centred and of Frobenius norm 1."""
     predictions = []
     for t in (x, y):
         u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
-        rank = orthonormal_basis(t).shape[1]
+        rank = orthonormal_basis(t, tolerance).shape[1]
         u, share = u[:, :rank], s[:rank].square() / s.square().sum()
         predictions.append((u * (share / (share + ridge))) @ u.T)
     return (predictions[0] - predictions[1]).square().sum()
 
 
-def eigenspace_overlap(x: Tensor, y: Tensor, *, center: bool = False) -> Tensor:
-    """‖UᵀV‖² / max(r_x, r_y) of the left singular vectors; σ ≤ 1e-6 σ_max of features of norm 1 are rounding."""
+def eigenspace_overlap(x: Tensor, y: Tensor, *, center: bool = False, tolerance: float = 1e-6) -> Tensor:
+    """‖UᵀV‖² / max(r_x, r_y) of the left singular vectors; σ ≤ tolerance · σ_max of features of norm 1 are rounding."""
     bases = []
     for t in (x, y):
         t = t.double() - (t.double().mean(0) if center else 0)
         size = t.square().sum(0).sqrt()
         live = size > 1e-12 * size.max()
         u, s, _ = torch.linalg.svd(t[:, live] / size[live], full_matrices=False)
-        bases.append(u[:, s > 1e-6 * s[0]])
+        bases.append(u[:, s > tolerance * s[0]])
     return (bases[0].T @ bases[1]).square().sum() / max(b.shape[1] for b in bases)
 
 
@@ -263,14 +269,25 @@ def uniformity(x: Tensor, t: float = 2.0, *, normalize: bool = True, self_pairs:
 
 
 def sample_distances(x: Tensor, metric: str) -> Tensor:
-    """(n, n): ‖a − b‖, 1 − cos(a, b), or 1 − the correlation of a and b over their features."""
+    """(n, n): ‖a − b‖, or 1 − cos(a, b) = ½‖u − v‖² of samples of norm 1, for "correlation" about their own mean."""
     x = x.double()
     if metric == "euclidean":
-        return torch.stack([(x - row).square().sum(1).sqrt() for row in x])
+        return distances(x)
     if metric == "correlation":
         x = x - x.mean(1, keepdim=True)
-    x = x / x.square().sum(1, keepdim=True).sqrt()
-    return 1 - x @ x.T
+    return distances(x / x.square().sum(1, keepdim=True).sqrt()).square() / 2
+
+
+def tied(d: Tensor, metric: str) -> Tensor:
+    """The same with one value for each run of values whose neighbours lie within rounding: a relative 2^-41, and of
+    samples of norm 1, at a distance of √(2d), 2^-50 of that."""
+    values, order = d.flatten().sort()
+    width = 2.0**-41 * values + (0 if metric == "euclidean" else 2.0**-50 * (2 * values).sqrt())
+    starts = torch.ones_like(values, dtype=torch.bool)
+    starts[1:] = ~(values.diff() <= width[1:])
+    result = torch.empty_like(values)
+    result[order] = values[starts][starts.cumsum(0) - 1]
+    return result.reshape(d.shape)
 
 
 def rsa(x: Tensor, y: Tensor, metric: str, comparison: str) -> float:
@@ -280,7 +297,7 @@ def rsa(x: Tensor, y: Tensor, metric: str, comparison: str) -> float:
     above = torch.triu_indices(len(x), len(x), 1)
     vectors = [sample_distances(t, metric)[above[0], above[1]] for t in (x, y)]
     if comparison == "spearman":
-        vectors = [torch.from_numpy(rankdata(v.numpy())) for v in vectors]
+        vectors = [torch.from_numpy(rankdata(tied(v, metric).numpy())) for v in vectors]
     return torch.corrcoef(torch.stack(vectors))[0, 1].item()
 
 
@@ -315,9 +332,9 @@ def distance_correlation(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Ten
 
 def neighbour_lists(x: Tensor, k: int, metric: str) -> list[list[int]]:
     """The k nearest other samples of each by distance; equally distant ones by index."""
-    d = sample_distances(x, metric)
-    order = [[j for j in row.argsort(stable=True).tolist() if j != i] for i, row in enumerate(d)]
-    return [o[:k] for o in order]
+    d = tied(sample_distances(x, metric), metric)
+    order = d.fill_diagonal_(torch.inf).argsort(stable=True)
+    return order[:, :k].tolist()
 
 
 def neighbour_sets(x: Tensor, k: int, metric: str) -> list[set[int]]:

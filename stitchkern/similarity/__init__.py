@@ -17,10 +17,12 @@ from stitchkern.similarity.shape import (
     procrustes_similarity,
     shape_distance,
 )
+from stitchkern.similarity.significance import PermutationTest, permutation_test
 from stitchkern.similarity.subspace import eigenspace_overlap
 
 __all__ = [
     "CanonicalCorrelations",
+    "PermutationTest",
     "bures",
     "bures_distance",
     "cca",
@@ -38,6 +40,7 @@ __all__ = [
     "linear_r2",
     "magnitude",
     "mutual_knn",
+    "permutation_test",
     "procrustes_distance",
     "procrustes_similarity",
     "pwcca",

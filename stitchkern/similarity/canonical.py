@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stitchkern.similarity.features import problem_of
+from stitchkern.similarity.features import check_fits, problem_of
 from stitchkern.similarity.whitening import first, principal, whitened
 
 if TYPE_CHECKING:
@@ -67,12 +67,15 @@ def cca(x: Input, y: Features | None = None) -> CanonicalCorrelations:
         :func:`stitchkern.bootstrap` needs them: ``sk.bootstrap(blocks, lambda s: sk.cca(s).mean)``.
 
     Raises:
-        StatisticsError: x or y does not vary, fewer than two samples, or an indefinite covariance.
+        StatisticsError: x or y does not vary, fewer than two samples, an indefinite covariance, or (statistics of your
+            own) a cov_xy that does not fit the other two.
         ShapeError: x and y are not (n, p) and (n, q) of the same samples. NotFiniteError: NaN or Inf.
     """
     white = whitened("CCA", x, y)
     count = white.count
-    rho = first(torch.linalg.svdvals(white.cross), count)
+    rho = torch.linalg.svdvals(white.cross)
+    check_fits(rho[..., 0] - 1, white.rounding)
+    rho = first(rho, count)
     squares = rho.square().sum(-1)
     if white.plain and not white.batch:
         rho = rho[..., : int(count)]
@@ -106,6 +109,7 @@ def pwcca(x: Input, y: Features | None = None) -> Any:
     """
     white = whitened("PWCCA", x, y)
     u, rho, _ = torch.linalg.svd(white.cross, full_matrices=False)
+    check_fits(rho[..., 0] - 1, white.rounding)
     rho = first(rho, white.count)
     alpha = first((u.mT @ white.loadings).abs().sum(-1), white.count)
     return white.answer((alpha * rho).sum(-1) / alpha.sum(-1))
@@ -133,14 +137,22 @@ def svcca(x: Input, y: Features | None = None, *, threshold: float = 0.99) -> An
     problem = problem_of(x, y, rotate=True)
     problem.check_varies("SVCCA")
     flat = problem.flat()
-    halves, counts = [], []
+    halves, counts, rounding = [], [], torch.zeros_like(flat.epsilon_x)
     for cov, epsilon, turned in flat.sides():
         values, vectors = principal(cov, epsilon, turned)
-        before = values.cumsum(-1) - values  # a direction is kept as long as those before it do not suffice
-        keep = (before < threshold * values.sum(-1, keepdim=True)) & (values > 0)
+        keep = leading(values, threshold)
         roots = torch.where(keep, values, 1.0).sqrt()
         halves.append(vectors * torch.where(keep, 1 / roots, 0.0)[..., None, :])
         counts.append(keep.sum(-1))
+        rounding = rounding + 8 * epsilon * values.sum(-1) / torch.where(keep, values, torch.inf).amin(-1)
     cross = halves[0].mT @ flat.stats.cov_xy @ halves[1]
     count = torch.minimum(*counts)
-    return problem.answer(first(torch.linalg.svdvals(cross), count).sum(-1) / count)
+    rho = torch.linalg.svdvals(cross)
+    check_fits(rho[..., 0] - 1, rounding)
+    return problem.answer(first(rho, count).sum(-1) / count)
+
+
+def leading(values: Tensor, threshold: float) -> Tensor:
+    """Which of descending eigenvalues hold this share of their sum: each as long as those before it do not suffice."""
+    before = values.cumsum(-1) - values
+    return (before < threshold * values.sum(-1, keepdim=True)) & (values > 0)

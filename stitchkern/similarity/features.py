@@ -86,6 +86,12 @@ def centred(t: Tensor) -> Tensor:
     return t - t.mean(0)
 
 
+def spanned(t: Tensor) -> Tensor:
+    """Centred samples (n, min(n, p)): of n < p along the n axes that they span."""
+    c = centred(t)
+    return torch.linalg.qr(c.T, mode="r").R.T if c.shape[1] > len(c) else c
+
+
 def epsilon_of(t: Tensor) -> float:
     """What is noise in float64 products of these features, relative to their variance: what rounding added to it.
 
@@ -159,12 +165,9 @@ def problem_of(x: Any, y: Any = None, *, rotate: bool = False) -> Problem:
             raise ValueError("y must not be given with moments or statistics: they hold both sides")
         stats = Statistics.of(x)
         return Problem(stats, stats.epsilon, stats.epsilon, False, False, not isinstance(x, Statistics | Sequence))
-    sides, turned = pair(x, y), []
-    rows = []
-    for t in sides:
-        c = centred(t)
-        turned.append(rotate and c.shape[1] > len(c))
-        rows.append(torch.linalg.qr(c.T, mode="r").R.T if turned[-1] else c)
+    sides = pair(x, y)
+    turned = [rotate and t.shape[1] > len(t) for t in sides]
+    rows = [spanned(t) if turn else centred(t) for t, turn in zip(sides, turned, strict=True)]
     stats = Statistics.of(Moments(rows[0].shape[1], rows[1].shape[1]).update(*rows))
     epsilons = [stats.epsilon.clamp(min=epsilon_of(t)) for t in sides]
     means = {f"mean_{name}": t.double().mean(0) for name, t, off in zip("xy", sides, turned, strict=True) if not off}
@@ -172,9 +175,18 @@ def problem_of(x: Any, y: Any = None, *, rotate: bool = False) -> Problem:
     return Problem(stats, epsilons[0], epsilons[1], turned[0], turned[1], True)
 
 
+def check_fits(excess: Tensor, rounding: Tensor) -> None:
+    """That correlations exceed 1, or squares are below 0, by no more than rounding, as those of all data."""
+    if bool((excess > rounding).any()):
+        raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: together they are indefinite")
+
+
+def rounding_of_cosine(stats: Statistics) -> Tensor:
+    """What rounding may have added to ‖C_xy‖_* beside the traces of C_xx and C_yy."""
+    return 64 * max(stats.p, stats.q) * stats.epsilon
+
+
 def root_of_difference(square: Tensor, terms: Tensor, stats: Statistics) -> Tensor:
     """√ of a difference of such terms. Below zero by no more than their rounding is zero; further is no distance."""
-    size = max(stats.p, stats.q)
-    if bool((square < -64 * size * stats.epsilon * terms).any()):
-        raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: together they are indefinite")
+    check_fits(-square, rounding_of_cosine(stats) * terms)
     return torch.where(square > 0, square, 0.0).sqrt()

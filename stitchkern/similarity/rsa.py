@@ -45,7 +45,7 @@ def rsa(x: Features, y: Features, *, metric: str = "euclidean", comparison: str 
     if comparison == "pearson":
         chunks = (torch.stack([pair_distances(rows, metric, i, j) for rows in sides]) for i, j in tiles(len(tx)))
     else:
-        ranks = [doubled_ranks(_all_distances(rows, metric), metric) for rows in sides]
+        ranks = [doubled_ranks(all_distances(rows, metric), metric) for rows in sides]
         chunks = (torch.stack([r[a : a + 2**18].double() for r in ranks]) for a in range(0, len(ranks[0]), 2**18))
     count, mean, cov = 0, tx.new_zeros(2, dtype=torch.float64), tx.new_zeros(2, 2, dtype=torch.float64)
     for v in chunks:  # sums about the mean of each chunk, put together as Chan et al. 1979 do
@@ -69,7 +69,7 @@ def rsa(x: Features, y: Features, *, metric: str = "euclidean", comparison: str 
     return (cov[0, 1] / (cov[0, 0].sqrt() * cov[1, 1].sqrt())).item()
 
 
-def _all_distances(rows: Tensor, metric: str) -> Tensor:
+def all_distances(rows: Tensor, metric: str) -> Tensor:
     """The vector of all n(n−1)/2 distances, tile by tile."""
     n, done = len(rows), 0
     found = rows.new_empty(n * (n - 1) // 2)

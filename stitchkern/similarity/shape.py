@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stitchkern.errors import ShapeError
-from stitchkern.similarity.features import problem_of, root_of_difference
+from stitchkern.similarity.features import check_fits, problem_of, root_of_difference, rounding_of_cosine
 from stitchkern.similarity.whitening import principal
 
 if TYPE_CHECKING:
@@ -94,13 +94,9 @@ def shape_distance(x: Input, y: Features | None = None, *, alpha: float = 1.0) -
     sides, slack = [], torch.ones_like(flat.epsilon_x)  # whitening magnifies rounding as it does directions
     for cov, epsilon, turned in flat.sides():
         values, vectors = principal(cov, epsilon, turned)
-        live = values > 0
-        mean = values.sum(-1, keepdim=True) / live.sum(-1, keepdim=True)
-        values = values / mean
-        mixed = torch.where(live, alpha + (1 - alpha) / torch.where(live, values, 1.0).sqrt(), 0.0)
-        size = (mixed.square() * values).sum(-1).sqrt() * mean[..., 0].sqrt()
-        sides.append(vectors * (mixed / size[..., None])[..., None, :])
-        least = torch.where(live, mixed, torch.inf).amin(-1)
+        mixed = whitening(values, alpha)
+        sides.append(vectors * mixed[..., None, :])
+        least = torch.where(values > 0, mixed, torch.inf).amin(-1)
         slack = slack * (mixed.amax(-1) / least) ** 2
     s = _nuclear(sides[0].mT @ flat.stats.cov_xy @ sides[1])
     return problem.answer(_angle(s, flat.stats, slack))
@@ -115,7 +111,8 @@ def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
     ``of="grams"``: A = X Xᵀ and B = Y Yᵀ of centred features, (n, n), never formed: F is then ‖XᵀY‖_*, so that it is
     the cosine of the angular Procrustes distance (Harvey et al. 2024). ``of="covariances"``: A = C_xx and B = C_yy,
     (p, p): whether the sides spread along the same axes of one feature space; samples need not correspond, rotations of
-    one side matter, and p = q. Some codes report the squared fidelity.
+    one side matter, and p = q; directions that are rounding (see :func:`stitchkern.cca`) are left out. Some codes
+    report the squared fidelity.
 
     Args:
         of: "grams" or "covariances". Others as :func:`procrustes_distance`.
@@ -125,9 +122,11 @@ def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
             does not vary, fewer than two samples. NotFiniteError: NaN or Inf.
     """
     problem = _for_bures(x, y, of)
+    if of == "grams":
+        return problem.answer(_cosine("Bures similarity", problem))
     problem.check_varies("Bures similarity")
-    size = _trace(problem.stats.cov_xx).sqrt() * _trace(problem.stats.cov_yy).sqrt()
-    return problem.answer(_fidelity(problem, of) / size)
+    fidelity, a, b = _of_covariances(problem)
+    return problem.answer(fidelity / (a.sqrt() * b.sqrt()))
 
 
 def bures_distance(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
@@ -140,8 +139,12 @@ def bures_distance(x: Input, y: Features | None = None, *, of: str = "grams") ->
     Args and raises: as :func:`bures`.
     """
     problem = _for_bures(x, y, of)
-    a, b = _trace(problem.stats.cov_xx), _trace(problem.stats.cov_yy)
-    return problem.answer(root_of_difference(a + b - 2 * _fidelity(problem, of), a + b, problem.stats))
+    stats = problem.stats
+    if of == "grams":
+        fidelity, a, b = _nuclear(stats.cov_xy), _trace(stats.cov_xx), _trace(stats.cov_yy)
+    else:
+        fidelity, a, b = _of_covariances(problem)
+    return problem.answer(root_of_difference(a + b - 2 * fidelity, a + b, stats))
 
 
 def _for_bures(x: Input, y: Features | None, of: str) -> Problem:
@@ -154,14 +157,23 @@ def _for_bures(x: Input, y: Features | None, of: str) -> Problem:
     return problem
 
 
-def _fidelity(problem: Problem, of: str) -> Tensor:
-    if of == "grams":
-        return _nuclear(problem.stats.cov_xy)
-    roots = []
+def _of_covariances(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """F(A, B), tr A and tr B of the covariances without what is rounding, whose root would be far above it."""
+    batch, roots, traces = problem.stats.batch, [], []
     for cov, epsilon, _ in problem.flat().sides():
-        values, vectors = principal(cov, epsilon)  # the root of rounding would be far above rounding
+        values, vectors = principal(cov, epsilon)
         roots.append(vectors * values.sqrt()[..., None, :])
-    return _nuclear(roots[0].mT @ roots[1]).reshape(problem.stats.batch)
+        traces.append(values.sum(-1).reshape(batch))
+    return _nuclear(roots[0].mT @ roots[1]).reshape(batch), traces[0], traces[1]
+
+
+def whitening(values: Tensor, alpha: float) -> Tensor:
+    """What directions of these variances (…, p) are scaled by: partly whitened, and of a total variance of 1."""
+    live = values > 0
+    mean = values.sum(-1, keepdim=True) / live.sum(-1, keepdim=True)
+    values = values / mean
+    mixed = torch.where(live, alpha + (1 - alpha) / torch.where(live, values, 1.0).sqrt(), 0.0)
+    return mixed / ((mixed.square() * values).sum(-1, keepdim=True) * mean).sqrt()
 
 
 def _trace(cov: Tensor) -> Tensor:
@@ -175,7 +187,9 @@ def _nuclear(t: Tensor) -> Tensor:
 def _cosine(index: str, problem: Problem) -> Tensor:
     problem.check_varies(index)
     stats = problem.stats
-    return _nuclear(stats.cov_xy) / (_trace(stats.cov_xx).sqrt() * _trace(stats.cov_yy).sqrt())
+    s = _nuclear(stats.cov_xy) / (_trace(stats.cov_xx).sqrt() * _trace(stats.cov_yy).sqrt())
+    check_fits(s - 1, rounding_of_cosine(stats))
+    return s
 
 
 def _chord(s: Tensor, stats: Statistics, slack: Tensor | float = 1.0) -> Tensor:

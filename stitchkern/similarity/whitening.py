@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stitchkern.similarity.features import Features, Input
 
 #: ‖A⁻¹‖ of correlations from which directions are taken from the samples themselves, where they are there
-_COLLINEAR = 1e4
+COLLINEAR = 1e4
 
 
 def principal(cov: Tensor, epsilon: Tensor, is_rotated: bool = False) -> tuple[Tensor, Tensor]:
@@ -64,6 +64,7 @@ class Whitened:
     rank_y: Tensor
     constant_x: Constant
     constant_y: Constant
+    rounding: Tensor  # (b,): what it may have added to a correlation
     batch: torch.Size
     plain: bool
 
@@ -87,7 +88,7 @@ def whitened(index: str, x: Input, y: Features | None) -> Whitened:
     problem.check_varies(index)
     flat = problem.flat()
     of_x, of_y = (Factor(cov, torch.zeros_like(epsilon), epsilon) for cov, epsilon, _ in flat.sides())
-    if is_features(x) and max(float(f.inverse.max()) for f in (of_x, of_y)) > _COLLINEAR:
+    if is_features(x) and max(float(f.inverse.max()) for f in (of_x, of_y)) > COLLINEAR:
         return _from_samples(index, *pair(x, y))  # products lose half of the digits that the features have
     stats = flat.stats
     loadings = of_x.forward(stats.cov_xx)
@@ -98,6 +99,7 @@ def whitened(index: str, x: Input, y: Features | None) -> Whitened:
         (stats.q - of_y.dropped).double(),
         _constant(of_x, stats.cov_xx, stats.mean_x),
         _constant(of_y, stats.cov_yy, stats.mean_y),
+        8 * (of_x.noise * of_x.inverse + of_y.noise * of_y.inverse),
         problem.stats.batch,
         problem.plain,
     )
@@ -120,27 +122,56 @@ def _turned(level: Tensor, inverse: Tensor, size: Tensor) -> Tensor:
     return 4 * level.sqrt() * (1 + size * inverse.sqrt())
 
 
-def _from_samples(index: str, x: Tensor, y: Tensor) -> Whitened:
-    """On the n-side: orthonormal bases of what the standardised features span, cut where their correlation form is."""
-    bases = []
-    for name, t in (("x", x), ("y", y)):
+@dataclass(frozen=True)
+class Span:
+    """What one side's samples span, by an SVD of its standardised features, cut where their correlation form is."""
+
+    centred: Tensor  # (n, p)
+    basis: Tensor  # (n, r), orthonormal
+    values: Tensor  # (r,): eigenvalues of the correlation form
+    axes: Tensor  # (r, live): its eigenvectors
+    live: Tensor  # (p,) bool: features that vary
+    spread: Tensor  # (p,): standard deviations
+    level: Tensor  # below which an eigenvalue is rounding
+
+    @classmethod
+    def of(cls, index: str, name: str, t: Tensor) -> Span:
         c = centred(t)
-        spread = c.square().mean(0).sqrt()
-        live = spread > 0
+        largest = c.abs().amax(0)
+        live = largest > 0
         if not bool(live.any()):
             raise StatisticsError(f"{index} is undefined: {name} does not vary")
-        u, s, vt = torch.linalg.svd(c[:, live] / spread[live], full_matrices=False)
+        units = c[:, live] / largest[live]  # whose squares cannot leave float64
+        deviation = units.square().mean(0).sqrt()
+        spread = largest.index_put((live,), largest[live] * deviation)
+        u, s, vt = torch.linalg.svd(units / deviation, full_matrices=False)
         values = s.square() / len(c)
         level = noise(values.new_tensor(epsilon_of(t)), int(live.sum()), values[0])
         keep = values > level
-        mean = t.double().mean(0)
-        scaled = mean[live] / spread[live]
-        inside = vt[keep] @ scaled
-        left = scaled - vt[keep].T @ inside
-        outside = left.norm() > _turned(level, 1 / values[keep].min(), scaled.norm())
-        outside = outside | (mean[~live] != 0).any()
-        bases.append((c, u[:, keep], Constant((inside / values[keep].sqrt())[None], outside[None])))
-    (c, u, constant_x), (_, v, constant_y) = bases
+        return cls(c, u[:, keep], values[keep], vt[keep], live, spread, level)
+
+    def constant(self, mean: Tensor) -> Constant:
+        scaled = mean[self.live] / self.spread[self.live]
+        inside = self.axes @ scaled
+        left = scaled - self.axes.T @ inside
+        outside = left.norm() > _turned(self.level, 1 / self.values.min(), scaled.norm())
+        outside = outside | (mean[~self.live] != 0).any()
+        return Constant((inside / self.values.sqrt())[None], outside[None])
+
+
+def _from_samples(index: str, x: Tensor, y: Tensor) -> Whitened:
+    """On the n-side: for few samples, and for features so collinear that products lose half of their digits."""
+    of_x, of_y = Span.of(index, "x", x), Span.of(index, "y", y)
+    u, v = of_x.basis, of_y.basis
     rank_x, rank_y = (u.new_tensor([b.shape[1]]) for b in (u, v))
-    loadings = (u.T @ c)[None] / len(c) ** 0.5
-    return Whitened((u.T @ v)[None], loadings, rank_x, rank_y, constant_x, constant_y, torch.Size(()), True)
+    return Whitened(
+        (u.T @ v)[None],
+        (u.T @ of_x.centred)[None] / len(u) ** 0.5,
+        rank_x,
+        rank_y,
+        of_x.constant(x.double().mean(0)),
+        of_y.constant(y.double().mean(0)),
+        u.new_ones(1),
+        torch.Size(()),
+        True,
+    )

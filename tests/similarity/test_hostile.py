@@ -96,3 +96,40 @@ def test_one_huge_outlier_moves_no_origin(generator):
         expected = reference.mutual_knn(x, y, k, "euclidean")
         assert sk.mutual_knn(x, y, k=k, metric="euclidean") == pytest.approx(expected, abs=1e-12)
     assert (distances.about_median(torch.full((5, 2), 0.1, dtype=torch.float64)) == 0).all()
+
+
+def test_covariances_of_no_data(generator):
+    """Each entry is possible beside its variances, all of them together are not."""
+    eye = torch.eye(2).double()
+    for beyond in (1e-6, 1e-2, 0.3):
+        # singular values 1 + beyond and 0.1, along directions where no correlation exceeds 1
+        turn = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).double() / 2**0.5
+        cross = turn @ torch.diag(torch.tensor([1 + beyond, 0.1])).double()
+        for scale in (eye, torch.diag(torch.tensor([1e3, 1e-3])).double()):
+            stats = sk.Statistics.given(scale @ scale, scale @ cross, eye)
+            whitened = [sk.cca, sk.pwcca]
+            if scale is eye:  # not in correlation form, where a feature of 1e-12 of the variance keeps few digits
+                whitened.append(lambda s: sk.svcca(s, threshold=1))
+            for ours in whitened:
+                with pytest.raises(sk.errors.StatisticsError, match="does not fit"):
+                    ours(stats)
+    near = sk.Statistics.given(eye, (1 + 4e-14) * eye, eye)  # what rounding explains
+    assert sk.cca(near).mean == pytest.approx(1, abs=1e-12) and sk.procrustes_similarity(near) == pytest.approx(1)
+    impossible = sk.Statistics.given(eye, torch.tensor([[0.9, 0.9], [-0.9, 0.9]]).double(), eye)
+    for ours in (sk.bures, sk.procrustes_similarity, sk.svcca, sk.linear_r2):
+        with pytest.raises(sk.errors.StatisticsError, match="indefinite"):
+            ours(impossible)
+
+
+@pytest.mark.parametrize("n", [12, 41, 60, 400])
+def test_statistics_of_data_always_fit(n, generator):
+    """In float32 moments, of sides that are one another's image, x is rounded apart from y."""
+    for seed in range(5):
+        g = generator.manual_seed(seed)
+        x = torch.randn(n, 40, generator=g) * torch.logspace(0, -3, 40) + 30
+        y = x @ torch.randn(40, 8, generator=g)
+        for other in (x, y, 1e3 * x + 1):
+            m = sk.Moments(40, other.shape[1]).update(x, other)
+            for ours in (sk.pwcca, sk.svcca, sk.procrustes_similarity, sk.bures, sk.linear_r2):
+                assert 0 <= ours(m) < 1.01
+            assert sk.cca(m).mean < 1.01
