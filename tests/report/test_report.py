@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from stitchkern import report
+from stitchkern.plotting import DARK
 from stitchkern.report import plots
+from stitchkern.report.page import to_svg
 from stitchkern.studies.result import (
     NetworkResult,
     OrthogonalResult,
@@ -280,7 +282,7 @@ def test_what_was_not_tested_is_absent_and_leaves_no_file_of_another_result(tmp_
 
 def test_rank_panels_show_what_was_measured():
     result = make_result()
-    figure = plots.by_rank(result, plots.DARK)
+    figure = plots.by_rank(result, DARK)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == ["bn1", "bn2", "bn3"]
     for axes, pair in zip(panels, result.pairs, strict=True):
@@ -348,7 +350,7 @@ def test_labels_at_the_end_of_lines_do_not_overlap():
 
 
 def test_pictures_are_the_same_every_time():
-    first, second = (plots.to_svg(plots.heat_map(make_result()), "map", "a") for _ in range(2))
+    first, second = (to_svg(plots.heat_map(make_result()), "map", "a") for _ in range(2))
     assert first == second
 
 
