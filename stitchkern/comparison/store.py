@@ -100,7 +100,8 @@ class FeatureStore:
     def _write(self, layer: int, parts: Sequence[Tensor]) -> None:
         with self._path(layer).open("ab") as file:
             for t in parts:
-                t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
+                flat = torch.empty(t.numel(), dtype=t.dtype).copy_(t.detach().reshape(-1))
+                flat.view(torch.uint8).numpy().tofile(file)
 
 
 def _free(device: torch.device) -> int:
