@@ -1,6 +1,7 @@
 """The public names of `import stitchkern as sk`."""
 
 from stitchkern import errors, nn, weighting
+from stitchkern.comparison import SimilarityMatrix, compare
 from stitchkern.matching import match_direct
 from stitchkern.models import StitchedModel
 from stitchkern.moments import Moments
@@ -56,6 +57,7 @@ __all__ = [
     "ProcrustesMap",
     "ReducedRankPath",
     "RidgePath",
+    "SimilarityMatrix",
     "Statistics",
     "StitchedModel",
     "StreamingQR",
@@ -65,6 +67,7 @@ __all__ = [
     "cca",
     "cka",
     "cknna",
+    "compare",
     "cross_validate",
     "errors",
     "full_rank",

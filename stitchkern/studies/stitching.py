@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from stitchkern._version import __version__
+from stitchkern.comparison import compare
 from stitchkern.errors import ShapeError, StatisticsError
-from stitchkern.matching import Evaluation, Pair, collect_moments, evaluate, similarity_matrix
+from stitchkern.matching import Evaluation, Pair, collect_moments, evaluate
 from stitchkern.models import activations, frozen, load_model
 from stitchkern.models.spec import split_spec
 from stitchkern.models.taps import device_of, few, map_tensors
@@ -107,12 +108,15 @@ def stitch_layers(
     front_layers = list(dict.fromkeys(a for a, _ in fits))
     end_layers = list(dict.fromkeys(b for _, b in fits))
     with clock.stage("similarity") as report:
-        matrix = similarity_matrix(front, end, front_layers, end_layers, fit, precision=precision, progress=report)
+        matrix = compare(
+            front, end, fit, layers_a=front_layers, layers_b=end_layers,
+            features="pool", estimator="exact", blocks=0, precision=precision, progress=report,
+        )  # fmt: skip
     return StitchingResult(
         front=NetworkResult(names[0], tested.front_accuracy, count_parameters(front), sources[0]),
         end=NetworkResult(names[1], tested.end_accuracy, count_parameters(end), sources[1]),
         pairs=[_pair_result(pair, moments[pair], fits[pair], tested) for pair in fits],
-        similarity=SimilarityResult(front_layers, end_layers, matrix.tolist()),
+        similarity=SimilarityResult(front_layers, end_layers, matrix.values.tolist()),
         fit_images=fit_images,
         test_images=tested.count,
         made={**(made or {}), **_made(front, clock)},

@@ -205,8 +205,10 @@ def test_resize_where_spatial_sizes_differ(batches):
 def test_a_dead_layer_has_no_cka_but_a_report(batches):
     front = small(0)
     nn.init.zeros_(front.bn1.weight)
-    result = stitch_layers(front, small(1), [("bn1", "bn1")], batches, batches)
+    with pytest.warns(UserWarning, match="layer 'bn1' of model_a does not vary"):
+        result = stitch_layers(front, small(1), [("bn1", "bn1")], batches, batches)
     (pair,) = result.pairs
+    assert math.isnan(result.similarity.values[0][0])
     assert math.isnan(pair.cka) and pair.rank == 0
     assert pair.r2_by_rank == [0] * 6 and {found.accuracy for found in pair.rank_curve} == {pair.accuracy}
 
