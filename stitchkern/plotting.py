@@ -93,6 +93,7 @@ def heat_map(
     title: str = "",
     standard_error: ArrayLike | None = None,
     limits: tuple[float, float] | None = None,
+    reverse: bool = False,
     theme: Theme = LIGHT,
     ax: Axes | None = None,
 ) -> Figure:
@@ -111,6 +112,7 @@ def heat_map(
         standard_error: (L, M); what is not finite is left out.
         limits: of the colours; numbers outside have the colour of the nearer end. None: 0 and 1, and further where
             numbers lie outside.
+        reverse: the strongest colour for the smallest number, as suits distances.
         ax: draw into these axes, with room for what fits into them; otherwise the figure is made to measure.
 
     Returns:
@@ -138,7 +140,7 @@ def heat_map(
         if title:
             axes.set_title(_plain(title), loc="left", fontsize=12, fontweight="bold", color=theme.ink)
 
-    colours = _colours(theme, low, high)
+    colours = _colours(theme, low, high, reverse)
     shown = np.ma.masked_invalid(numbers)
     mesh = axes.pcolormesh(
         shown, cmap=colours, vmin=low, vmax=high, edgecolors=theme.surface, linewidth=min(1.5, 5 * cell) * (cell > 0.1),
@@ -186,9 +188,11 @@ def _limits(numbers: np.ndarray) -> tuple[float, float]:
     return 0.0 if low >= -rounding else low, 1.0 if high <= 1 + rounding else high
 
 
-def _colours(theme: Theme, low: float, high: float) -> Colormap:
+def _colours(theme: Theme, low: float, high: float, reverse: bool) -> Colormap:
     """Of `low` … `high`: one ramp, or two that meet at zero."""
     ramp = LinearSegmentedColormap.from_list("ramp", theme.ramp)
+    if reverse:
+        return ramp.reversed()
     if low >= 0:
         return ramp
     below = LinearSegmentedColormap.from_list("below", theme.below)
