@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -118,7 +119,7 @@ def compare(
         NotFiniteError: a layer holds NaN or Inf. StatisticsError: too few samples; another process failed.
     """
     plan = _plan(measure, features, estimator, unbiased, kernel, bandwidth, blocks, precision, options)
-    plan = Plan(**{**vars(plan), "memory": memory, "folder": store, "group": group})
+    plan = replace(plan, memory=memory, folder=store, group=group)
     asked = _asked(model_a, layers_a, "layers_a"), _asked(model_b, layers_b, "layers_b")
     one = model_a is model_b and not is_pair(batches)
     pass_ = _Pass(model_a, model_b, asked, features, mask, one, plan)

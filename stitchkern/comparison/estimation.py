@@ -19,7 +19,7 @@ from stitchkern.comparison.store import FeatureStore
 from stitchkern.errors import NotFiniteError, StatisticsError
 from stitchkern.similarity.pairs import HsicMatrix
 
-#: Features of all layers together up to which moments of all of them are kept (128 MiB), and no samples.
+#: Features of all layers together up to which moments of all are kept (128 MiB for each block), and no samples.
 MOST_FEATURES = 4096
 #: Blocks of the jackknife where nobody says how many.
 JACKKNIFE_BLOCKS = 8

@@ -108,27 +108,27 @@ class JointMoments:
     def statistics(self, group: Any = None) -> PairStatistics:
         """The blocks that hold anything, to take pairs of layers from."""
         filled = []
-        for m in self.blocks:
+        while self.blocks:
+            m = self.blocks.pop(0)  # so that no block is there twice
             if group is not None:
                 m.all_reduce(group)
             if m.rows:
-                local = _Local.of(m)
-                filled.append((local.mean, local.cov, local.count))
-        if sum(count for *_, count in filled) < 2:
+                filled.append(_Local.of(m))
+        if sum(block.count for block in filled) < 2:
             raise StatisticsError("similarity needs at least two samples")
-        means, covs, counts = zip(*filled, strict=True)
-        self.blocks = []
-        count = torch.tensor(counts, dtype=torch.float64, device=means[0].device)
-        return PairStatistics(self.sizes, torch.stack(means), torch.stack(covs), count, self._rounding)
+        return PairStatistics(self.sizes, filled, self._rounding)
 
 
 class PairStatistics:
     """Statistics of pairs of layers in every block."""
 
-    def __init__(self, sizes: list[int], mean: Tensor, cov: Tensor, count: Tensor, rounding: list[float]) -> None:
+    def __init__(self, sizes: list[int], blocks: list[_Local], rounding: list[float]) -> None:
         ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
         self._at = [slice(a, b) for a, b in pairwise(ends)]
-        self._mean, self._cov, self.count = mean, cov, count
+        self._cov = [block.cov for block in blocks]
+        self._mean = mean = torch.stack([block.mean for block in blocks])
+        self._variance = torch.stack([cov.diagonal() for cov in self._cov])
+        self.count = mean.new_tensor([block.count for block in blocks])
         # the means of a constant feature differ by rounding at most; combined, that would be a variance
         about, variance = self._about(slice(None))
         self._mean = torch.where(variance <= 2.0**-96 * about.square(), 0.0, mean)
@@ -142,23 +142,15 @@ class PairStatistics:
         """Layer i as x and layer j as y, with the blocks combined by `weights` (r, blocks): a batch of r."""
         x, y = self._at[i], self._at[j]
         epsilon = torch.full_like(self.count, max(self._epsilon[i], self._epsilon[j]))
-        blocks = Statistics(
-            self._cov[:, x, x],
-            self._cov[:, x, y],
-            self._cov[:, y, y],
-            self._mean[:, x],
-            self._mean[:, y],
-            self.count,
-            epsilon,
-        )
+        xx, xy, yy = (torch.stack([cov[of, with_] for cov in self._cov]) for of, with_ in ((x, x), (x, y), (y, y)))
+        blocks = Statistics(xx, xy, yy, self._mean[:, x], self._mean[:, y], self.count, epsilon)
         return blocks.combine(weights)
 
     def _about(self, at: slice) -> tuple[Tensor, Tensor]:
         """Mean and variance of features over all blocks."""
         share = self.count / self.count.sum()
         mean = share @ self._mean[:, at]
-        variance = self._cov.diagonal(dim1=-2, dim2=-1)[:, at]
-        return mean, share @ (variance + (self._mean[:, at] - mean).square())
+        return mean, share @ (self._variance[:, at] + (self._mean[:, at] - mean).square())
 
     def _noise(self, at: slice, u: float) -> float:
         """As `stitchkern.similarity.features.epsilon_of`: what rounding to u added to the variance of the features."""
@@ -172,7 +164,7 @@ class PairStatistics:
 
 @dataclass
 class _Local:
-    """Count, mean and covariance of one process, before its moments become those of all."""
+    """Count, mean and covariance of one block, or of one process before its moments become those of all."""
 
     count: float
     mean: Tensor
@@ -180,9 +172,11 @@ class _Local:
 
     @classmethod
     def of(cls, m: Moments) -> _Local:
-        zero = torch.zeros(m.p, dtype=torch.float64, device=m.device)
-        none = torch.zeros(m.p, m.p, dtype=torch.float64, device=m.device)  # which is also the covariance of one sample
-        return cls(m.count, m.mean_x if m.count else zero, m.cov_xx if m.rows > 1 else none)
+        def zero(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=m.device)
+
+        mean = m.mean_x if m.rows else zero(m.p)
+        return cls(m.count, mean, m.cov_xx if m.rows > 1 else zero(m.p, m.p))  # of one sample it is zero
 
 
 def _matrix(square: Tensor) -> HsicMatrix:

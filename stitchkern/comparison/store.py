@@ -108,13 +108,31 @@ def _free(device: torch.device) -> int:
     """Bytes that are free where the features are."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    found = [bytes_ for bytes_ in (_free_in_machine(), _free_in_container()) if bytes_ is not None]
+    return min(found, default=4 * 2**30)
+
+
+def _free_in_machine() -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (ValueError, OSError, AttributeError):
-        return 4 * 2**30
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _free_in_container() -> int | None:
+    """What a control group (version 2, 1) leaves; its page cache, which it can give up, is not counted as used."""
+    for limit, used, cache in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+        (f"{_V1}/memory.limit_in_bytes", f"{_V1}/memory.usage_in_bytes", f"{_V1}/memory.stat"),
+    ):
+        try:
+            stat = dict(line.split() for line in Path(cache).read_text().splitlines())
+            free = int(Path(limit).read_text()) - int(Path(used).read_text()) + int(stat.get("inactive_file", 0))
+            return max(free, 0)
+        except (OSError, ValueError):  # no such group, or no limit ("max")
+            continue
+    return None
+
+
+_V1 = "/sys/fs/cgroup/memory"
