@@ -61,10 +61,11 @@ def counterparts(matrix: SimilarityMatrix) -> list[Counterpart]:
 def headline(matrix: SimilarityMatrix) -> str:
     """The finding in one sentence."""
     a, b = matrix.names
-    found = [c for c in counterparts(matrix) if c.best is not None]
-    if not found:
-        return f"{matrix.label} is undefined for every pair of layers of {a} and {b}."
+    found = counterparts(matrix)
     named = [c for c in found if c.namesake is not None]
+    found = [c for c in found if c.best is not None]
+    if not found:
+        return f"{matrix.label} is undefined for every pair of layers of {' and '.join(dict.fromkeys(matrix.names))}."
     if len(named) < 2:
         best = (min if matrix.is_distance else max)(found, key=lambda c: c.value)
         pair = f"{best.layer} and {best.best}" if a == b else f"{best.layer} of {a} and {best.best} of {b}"

@@ -17,6 +17,21 @@ from matplotlib.figure import Figure
 
 from stitchkern.plotting import DARK, LIGHT, Theme
 
+# Of all reports: what one leaves behind would be taken for a part of the next.
+FILES = (
+    "index.html", "result.json",
+    "layers.csv", "layers.png", "ranks.csv", "ranks.png", "similarity.csv", "similarity.png",
+)  # fmt: skip
+
+
+def new_folder(path: str | Path) -> Path:
+    """Make the folder, without what another report left in it; other files stay."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    return folder
+
 
 def render(template: str, drawn: Mapping[str, tuple[Callable[[Theme], Figure], str]], **values: Any) -> str:
     """One document with style and plots inside, for light and dark screens.

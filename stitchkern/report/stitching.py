@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchkern.report import plots
-from stitchkern.report.page import render, save_png, write_csv
+from stitchkern.report.page import new_folder, render, save_png, write_csv
 from stitchkern.studies.result import OrthogonalResult, PairResult, RankResult, StitchingResult
 
 # x: the front's channels at one position of one image, y: the end's, Σ and means over all of them.
@@ -68,18 +68,15 @@ def write(result: StitchingResult, out_dir: str | Path) -> Path:
     """Write `index.html`, `layers.png`, `similarity.png`, `layers.csv`, `result.json`; return the page.
 
     Also `ranks.png` where the result has a rank curve, and `ranks.csv` where it has that or Procrustes. The folder
-    is made if need be, files of these names are replaced, and removed where this result has none. Raises OSError
-    where that fails.
+    is made if need be; files of these names and of another report are replaced or removed. Raises OSError where that
+    fails.
     """
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    out = new_folder(out_dir)
     (out / "result.json").write_text(result.to_json(), encoding="utf-8")
     write_csv([_numbers(pair) for pair in result.pairs], out / "layers.csv")
     title = f"How well the front of {result.front.name} drives the end of {result.end.name}"
     save_png(plots.by_layer(result, title=title), out / "layers.png")
     save_png(plots.heat_map(result, title="Linear CKA of all layer pairs"), out / "similarity.png")
-    for name in ("ranks.png", "ranks.csv"):
-        (out / name).unlink(missing_ok=True)  # another result's would be taken for this one's
     if result.has_rank_curve:
         title = f"Rank of the map from {result.front.name} to {result.end.name}"
         save_png(plots.by_rank(result, title=title), out / "ranks.png")
