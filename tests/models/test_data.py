@@ -124,7 +124,7 @@ def test_labels_need_not_be_there(tmp_path: Path) -> None:
     path = save(tmp_path, train_images=HWC, x_test=HWC[:2])
     assert load_data(path, split="test", labelled=False).count == 2
     assert load_data(path, images_key="train_images", labelled=False).count == 7
-    with pytest.raises(SpecError, match="several splits.*'test', 'train'"):
+    with pytest.raises(SpecError, match=r"several splits.*'test', 'train'"):
         load_data(path, labelled=False)
     with pytest.raises(SpecError, match="no images of split 'valid'; it holds 'train_images', 'x_test'"):
         load_data(path, split="valid", labelled=False)
