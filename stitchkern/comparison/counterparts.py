@@ -14,8 +14,8 @@ class Counterpart:
 
     Attributes:
         layer: of the first model.
-        best: of the second; None where the similarity of `layer` is undefined everywhere. Of equals, the one with the
-            same name, or else the first.
+        best: of the second; None where the similarity of `layer` is undefined everywhere. Of equals (to 1e-6 of
+            the largest number in the row), the one with the same name, or else the first.
         value, standard_error: of `layer` and `best`; NaN where there is none.
         namesake: the value of `layer` and the layer of the same name; NaN where it is undefined, None where the second
             model has no such layer, or is the first.
@@ -43,7 +43,7 @@ def counterparts(matrix: SimilarityMatrix) -> list[Counterpart]:
             for j, name in enumerate(matrix.layers_b)
             if not math.isnan(values[i, j]) and not (one and name == layer)
         }
-        best = max(others, key=lambda name: (float(values[i, others[name]]), name == layer), default=None)
+        best = _best(layer, {name: float(values[i, j]) for name, j in others.items()})
         at = None if best is None else (i, others[best])
         own = None if one or layer not in matrix.layers_b else matrix.layers_b.index(layer)
         found.append(
@@ -56,6 +56,15 @@ def counterparts(matrix: SimilarityMatrix) -> list[Counterpart]:
             )
         )
     return found
+
+
+def _best(layer: str, values: dict[str, float]) -> str | None:
+    """The name of the largest value; of those that rounding may tell apart, `layer` or else the first."""
+    if not values:
+        return None
+    least = max(values.values()) - 1e-6 * max(map(abs, values.values()))
+    equals = [name for name, value in values.items() if value >= least]
+    return layer if layer in equals else equals[0]
 
 
 def headline(matrix: SimilarityMatrix) -> str:

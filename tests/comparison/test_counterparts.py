@@ -32,6 +32,8 @@ def test_the_largest_of_each_row_and_of_a_distance_the_smallest():
 def test_of_equals_the_one_of_the_same_name():
     found = counterparts(matrix([[0.5, 0.5, 0.5]] * 3))
     assert [c.best for c in found] == ["x", "y", "z"]
+    found = counterparts(matrix([[0.5, 0.5 - 1e-9, 0.4], [0.5 + 1e-9, 0.5, 0.5], [0.5 + 1e-4, 0, 0.5]]))
+    assert [c.best for c in found] == ["x", "y", "x"]  # rounding is no reason
     (other,) = counterparts(matrix([[0.5, 0.5, 0.5]], a="w"))
     assert (other.best, other.namesake) == ("x", None)
 
