@@ -64,19 +64,17 @@ def _(cov_xx, cov_xy, mean_x, ridge, probes) -> tuple[Tensor, Tensor, Tensor]:
     return cov_xx.new_empty(count, p, q), cov_xx.new_empty(count, 2, q), cov_xx.new_empty(count, 5)
 
 
-def hsic_sums(
-    x: Tensor, y: Tensor, kernel_x: int, kernel_y: int, bandwidth: Tensor, shift: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Row sums (2, b, n), diagonals (2, b, n) and sums of products (3, b) of two kernel matrices, each less ``shift``:
-    `reference.hsic_sums`. Nothing of size n² is stored. CPU only.
+def hsic_sums(x: list[Tensor], kernels: list[int], bandwidth: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row sums (s, b, n), diagonals (s, b, n) and sums of products (b, s, s) of the kernel matrices of s sides, each
+    less ``shift``: `reference.hsic_sums`. Nothing of size n² is stored.
 
-    ``x`` (n, p) and ``y`` (n, q) of any type and strides; the kernels are codes of ``HSIC_KERNELS``; ``bandwidth`` and
-    ``shift`` (2, b; of x and of y) are float64 and contiguous.
+    ``x``: s tensors (n, p_a) of any type and strides; ``kernels``: their codes of ``HSIC_KERNELS``; ``bandwidth`` and
+    ``shift`` (s, b) are float64 and contiguous.
     """
-    return _library.hsic_sums(x, y, kernel_x, kernel_y, bandwidth, shift)
+    return _library.hsic_sums(x, kernels, bandwidth, shift)
 
 
 @torch.library.register_fake("stitchkern::hsic_sums")
-def _(x, y, kernel_x, kernel_y, bandwidth, shift) -> tuple[Tensor, Tensor, Tensor]:
-    n, b = x.shape[0], bandwidth.shape[1]
-    return bandwidth.new_empty(2, b, n), bandwidth.new_empty(2, b, n), bandwidth.new_empty(3, b)
+def _(x, kernels, bandwidth, shift) -> tuple[Tensor, Tensor, Tensor]:
+    (s, b), n = bandwidth.shape, x[0].shape[0]
+    return bandwidth.new_empty(s, b, n), bandwidth.new_empty(s, b, n), bandwidth.new_empty(b, s, s)

@@ -248,22 +248,21 @@ def kernel_matrix(x: Tensor, kernel: str, bandwidth: float = 1.0) -> Tensor:
     return torch.exp(-distance.square() / (2 * bandwidth**2) if kernel == "rbf" else -distance / bandwidth)
 
 
-def hsic_sums(
-    x: Tensor, y: Tensor, kernel_x: str, kernel_y: str, bandwidth: Tensor, shift: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """With K' = K − c and L' = L − d for each pair of bandwidths, and K̃', L̃' these with zeros on the diagonal:
+def hsic_sums(x: list[Tensor], kernels: list[str], bandwidth: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With K = k − c for each side and bandwidth, k its kernel matrix, and K̃ the same with zeros on the diagonal:
 
-    row sums of K̃' and L̃' (2, b, n), diagonals of K' and L' (2, b, n), Σ K̃'∘L̃', Σ K̃'∘K̃' and Σ L̃'∘L̃' (3, b).
-    bandwidth, shift (2, b): σ and c, d.
+    row sums of K̃ (s, b, n), diagonals of K (s, b, n), and Σ K̃∘L̃ of every two sides (b, s, s).
+    x: s of (n, p_a); bandwidth, shift (s, b): σ and c.
     """
     rows, diagonals, sums = [], [], []
-    for (width_x, width_y), (c, d) in zip(bandwidth.T.tolist(), shift.T.tolist(), strict=True):
-        k, l = kernel_matrix(x, kernel_x, width_x) - c, kernel_matrix(y, kernel_y, width_y) - d
-        diagonals.append(torch.stack([k.diagonal(), l.diagonal()]))
-        k, l = k - k.diag().diag(), l - l.diag().diag()
-        rows.append(torch.stack([k.sum(1), l.sum(1)]))
-        sums.append(torch.stack([(k * l).sum(), (k * k).sum(), (l * l).sum()]))
-    return torch.stack(rows, 1), torch.stack(diagonals, 1), torch.stack(sums, 1)
+    for widths, shifts in zip(bandwidth.T.tolist(), shift.T.tolist(), strict=True):
+        sides = zip(x, kernels, widths, shifts, strict=True)
+        k = torch.stack([kernel_matrix(t, kernel, width) - c for t, kernel, width, c in sides])
+        diagonals.append(k.diagonal(dim1=1, dim2=2))
+        k = k - torch.diag_embed(diagonals[-1])
+        rows.append(k.sum(2))
+        sums.append(torch.einsum("aij,cij->ac", k, k))
+    return torch.stack(rows, 1), torch.stack(diagonals, 1), torch.stack(sums)
 
 
 def hsic_of_kernels(k: Tensor, l: Tensor, *, unbiased: bool) -> Tensor:

@@ -3,6 +3,7 @@
 from stitchkern.similarity.canonical import CanonicalCorrelations, cca, pwcca, svcca
 from stitchkern.similarity.kernel import cka, hsic
 from stitchkern.similarity.neighbours import cknna, jaccard, mutual_knn
+from stitchkern.similarity.pairs import cka_matrix
 from stitchkern.similarity.regression import linear_r2
 from stitchkern.similarity.rsa import rsa
 from stitchkern.similarity.shape import (
@@ -19,6 +20,7 @@ __all__ = [
     "bures_distance",
     "cca",
     "cka",
+    "cka_matrix",
     "cknna",
     "hsic",
     "jaccard",

@@ -30,28 +30,30 @@ def rotated(x: Any) -> bool:
     return is_features(x) and x.ndim == 2 and x.shape[1] > len(x)
 
 
+def tensor_of(name: str, t: Any) -> Tensor:
+    """Features as a tensor of the caller's type, without a copy where torch can do without."""
+    if not is_features(t):
+        raise TypeError(f"{name} must be a torch tensor or a numpy array; got {type(t).__name__}")
+    if isinstance(t, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: its mask would be lost")
+    if not isinstance(t, Tensor):
+        t = np.asarray(t)
+        if t.dtype.kind not in "fiub" or t.dtype.itemsize > 8:
+            raise TypeError(f"{name} must be real, in a type of at most 64 bits; got {t.dtype}")
+        t = t.astype(t.dtype.newbyteorder("="), copy=False)
+        # torch takes no negative strides, and warns of memory that it may not write
+        t = np.require(t, requirements="W") if all(k >= 0 for k in t.strides) else t.copy()
+    t = torch.as_tensor(t)
+    if t.is_complex():
+        raise TypeError(f"{name} must be real; got {t.dtype}")
+    return t
+
+
 def pair(x: Any, y: Any, at_least: int = 2) -> tuple[Tensor, Tensor]:
     """x (n, p) and y (n, q) as tensors of the caller's types, checked."""
     if y is None:
         raise ValueError("y is missing: give features x and y, or statistics of both")
-    found = []
-    for name, t in (("x", x), ("y", y)):
-        if not is_features(t):
-            raise TypeError(f"{name} must be a torch tensor or a numpy array; got {type(t).__name__}")
-        if isinstance(t, np.ma.MaskedArray):
-            raise TypeError(f"{name} must not be a masked array: its mask would be lost")
-        if not isinstance(t, Tensor):
-            t = np.asarray(t)
-            if t.dtype.kind not in "fiub" or t.dtype.itemsize > 8:
-                raise TypeError(f"{name} must be real, in a type of at most 64 bits; got {t.dtype}")
-            t = t.astype(t.dtype.newbyteorder("="), copy=False)
-        if not isinstance(t, Tensor):  # torch takes no negative strides, and warns of memory that it may not write
-            t = np.require(t, requirements="W") if all(k >= 0 for k in t.strides) else t.copy()
-        t = torch.as_tensor(t).detach()
-        if t.is_complex():
-            raise TypeError(f"{name} must be real; got {t.dtype}")
-        found.append(t)
-    a, b = found
+    a, b = (tensor_of(name, t).detach() for name, t in (("x", x), ("y", y)))
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or not (a.shape[1] and b.shape[1]):
         raise ShapeError(
             f"x and y must be (n, p) and (n, q) with the same n; got {tuple(a.shape)} and {tuple(b.shape)}"

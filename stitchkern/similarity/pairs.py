@@ -1,62 +1,86 @@
-"""HSIC of all pairs of representations: a plain form."""
+"""CKA and HSIC of all pairs of two lists of representations: each one's kernel matrix is made once, in tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
 
-from stitchkern.errors import NotFiniteError
+from stitchkern.errors import StatisticsError
+from stitchkern.similarity.kernel_sums import check_kernel, hsic_of_sides, is_several, sides_of
+
+if TYPE_CHECKING:
+    from stitchkern.similarity.features import Features
+    from stitchkern.similarity.kernel_sums import Bandwidth
 
 
 class HsicMatrix(NamedTuple):
-    """HSIC of every x with every y (L, M), of every x with itself (L,), of every y with itself (M,); float64."""
+    """HSIC of every x with every y (L, M), of every x with itself (L,), of every y with itself (M,); float64.
+
+    With several bandwidths each has them as a leading dimension.
+    """
 
     xy: Tensor
     xx: Tensor
     yy: Tensor
 
 
-def hsic_matrix(
-    list_x: Sequence[Tensor],
-    list_y: Sequence[Tensor] | None = None,
+def cka_matrix(
+    list_x: Sequence[Features],
+    list_y: Sequence[Features] | None = None,
     *,
     kernel: str = "linear",
-    bandwidth: Any = None,
+    bandwidth: Bandwidth = None,
+    unbiased: bool = False,
+    debiased: bool = False,
+    space: str = "auto",
+) -> Tensor:
+    """CKA of every representation of one list with every one of another (or of its own): (L, M) float64.
+
+    Equal to :func:`stitchkern.cka` of each pair, at the cost of L + M kernel matrices instead of one for each pair and
+    side, none of which is stored: tiles of all of them are made and multiplied with each other. Arguments beside the
+    lists, and gradients, as there; several bandwidths give (b, L, M).
+
+    Args:
+        list_x: L features (n, p_i) of the same n samples, torch or numpy; widths and types may differ.
+        list_y: M features (n, q_j). By default ``list_x``: then the matrix is symmetric with ones on its diagonal.
+
+    Raises: as :func:`stitchkern.cka`, naming the representation by its list and index.
+    """
+    found = hsic_matrix(list_x, list_y, kernel=kernel, bandwidth=bandwidth, unbiased=unbiased or debiased, space=space)
+    for name, own in (("list_x", found.xx), ("list_y", found.yy)):
+        for index in ((~(own > 0)).nonzero()[:, -1]).tolist():
+            values = own[..., index].detach()
+            why = "does not vary" if bool((values == 0).any()) else "has no positive unbiased HSIC with itself"
+            raise StatisticsError(f"CKA is undefined: {name}[{index}] {why}")
+    return found.xy / (found.xx.sqrt()[..., :, None] * found.yy.sqrt()[..., None, :])
+
+
+def hsic_matrix(
+    list_x: Sequence[Features],
+    list_y: Sequence[Features] | None = None,
+    *,
+    kernel: str = "linear",
+    bandwidth: Bandwidth = None,
     unbiased: bool = False,
     space: str = "auto",
 ) -> HsicMatrix:
-    k = _grams(list_x, kernel, bandwidth, unbiased)
-    l = k if list_y is None else _grams(list_y, kernel, bandwidth, unbiased)
-    n = k.shape[1]
-
-    def all_pairs(k: Tensor, l: Tensor) -> Tensor:
-        square = k.flatten(1) @ l.flatten(1).T
-        a, b = k.sum(2), l.sum(2)
-        if not unbiased:
-            return (square - 2 / n * a @ b.T + torch.outer(a.sum(1), b.sum(1)) / n**2) / n**2
-        joint, both = a @ b.T, torch.outer(a.sum(1), b.sum(1))
-        return (square + both / ((n - 1) * (n - 2)) - 2 / (n - 2) * joint) / (n * (n - 3))
-
-    xy = all_pairs(k, l)
-    return HsicMatrix(xy, all_pairs(k, k).diagonal().clone(), all_pairs(l, l).diagonal().clone())
-
-
-def _grams(features: Sequence[Tensor], kernel: str, bandwidth: Any, unbiased: bool) -> Tensor:
-    found = []
-    for t in features:
-        c = t.double()
-        if not bool(c.isfinite().all()):
-            raise NotFiniteError("features hold NaN or Inf")
-        c = c - c[0]
-        c = c - c.mean(0)
-        if kernel == "linear":
-            k = c @ c.T
-        else:
-            d = torch.cdist(c, c)
-            sigma = torch.pdist(c).quantile(0.5) if bandwidth is None else float(bandwidth)
-            k = torch.exp(-(d**2) / (2 * sigma**2)) if kernel == "rbf" else torch.exp(-d / sigma)
-        found.append(k.fill_diagonal_(0) if unbiased else k)
-    return torch.stack(found)
+    """HSIC (:func:`stitchkern.hsic`) of all pairs, and of each with itself; constant features give 0."""
+    check_kernel(kernel, bandwidth, space)
+    lists = [list_x] if list_y is None else [list_x, list_y]
+    for name, found in zip(("list_x", "list_y"), lists, strict=False):
+        if not isinstance(found, Sequence) or not len(found):
+            got = "an empty one" if isinstance(found, Sequence) else type(found).__name__
+            raise ValueError(f"{name} must be a list of features (n, p); got {got}")
+    names = [
+        f"{name}[{i}]" for name, found in zip(("list_x", "list_y"), lists, strict=False) for i in range(len(found))
+    ]
+    sides = sides_of([t for found in lists for t in found], names)
+    values = hsic_of_sides(sides, names, kernel=kernel, bandwidth=bandwidth, unbiased=unbiased, space=space)
+    if not is_several(bandwidth):
+        values = values[0]
+    own, split = values.diagonal(dim1=-2, dim2=-1), len(list_x)
+    if list_y is None:
+        return HsicMatrix(values, own, own)
+    return HsicMatrix(values[..., :split, split:], own[..., :split], own[..., split:])
