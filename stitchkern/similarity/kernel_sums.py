@@ -76,7 +76,7 @@ def hsic_of_sides(
         found = _from_sums(*ops.hsic_sums(list(sides), [code] * len(sides), widths, shifts), unbiased)
     if not bool(found.isfinite().all()):
         _raise_not_finite(sides, names)
-    return found
+    return found.triu() + found.triu(1).mT  # which rounding may have made unsymmetric
 
 
 def _raise_not_finite(sides: Sequence[Tensor], names: Sequence[str]) -> NoReturn:
