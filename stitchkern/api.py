@@ -1,6 +1,7 @@
 """The public names of `import stitchkern as sk`."""
 
 from stitchkern import errors, nn, weighting
+from stitchkern.comparison import SimilarityMatrix, compare
 from stitchkern.matching import match_direct
 from stitchkern.models import StitchedModel
 from stitchkern.moments import Moments
@@ -72,6 +73,7 @@ __all__ = [
     "ProcrustesMap",
     "ReducedRankPath",
     "RidgePath",
+    "SimilarityMatrix",
     "Statistics",
     "StitchedModel",
     "StreamingQR",
@@ -82,6 +84,7 @@ __all__ = [
     "cka",
     "cka_matrix",
     "cknna",
+    "compare",
     "concentricity",
     "correlation_match",
     "cross_validate",

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stitchkern.similarity import kernel as kernels
 from stitchkern.similarity.canonical import leading
 from stitchkern.similarity.distances import about_median, points, squared, tie_width, tiles, unit_rows
 from stitchkern.similarity.features import epsilon_of, pair, spanned
+from stitchkern.similarity.kernel_sums import sigma_of, some_distances
 from stitchkern.similarity.permuted import Neighbours, Pairs, Products, Road, Value
 from stitchkern.similarity.ranks import doubled_ranks
 from stitchkern.similarity.rsa import all_distances
@@ -82,12 +82,12 @@ def _size(a: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------ kernels
 
 
-def _cka(x: Tensor, y: Tensor, kernel: str, bandwidth: Any, unbiased: bool, debiased: bool) -> Road | None:
+def _cka(x: Tensor, y: Tensor, kernel: str, bandwidth: Any, unbiased: bool, debiased: bool, space: str) -> Road | None:
     return _of_kernels(x, y, kernel, bandwidth, unbiased or debiased, normalised=True)
 
 
-def _hsic(x: Tensor, y: Tensor, kernel: str, bandwidth: Any, unbiased: bool) -> Road | None:
-    return _of_kernels(x, y, kernel, bandwidth, unbiased, normalised=False)
+def _hsic(x: Tensor, y: Tensor, kernel: str, bandwidth: Any, unbiased: bool, debiased: bool, space: str) -> Road | None:
+    return _of_kernels(x, y, kernel, bandwidth, unbiased or debiased, normalised=False)
 
 
 def _of_kernels(x: Tensor, y: Tensor, kernel: str, bandwidth: Any, unbiased: bool, *, normalised: bool) -> Road | None:
@@ -132,7 +132,7 @@ def _linear(a: Tensor, b: Tensor, unbiased: bool, normalised: bool) -> Road:
 
 def _kernel(name: str, t: Tensor, kernel: str, bandwidth: Any) -> Tensor:
     """K − 1 (n, n), which keeps the digits of a K close to 1 and is the same once it is centred."""
-    sigma = kernels._sigma(bandwidth, name, kernels._some_distances(t))
+    sigma = sigma_of(bandwidth, name, some_distances(t))
     rows = about_median(t.double()) / sigma
     d = rows.new_empty(len(rows), len(rows))
     for a in range(0, len(rows), 512):
