@@ -240,33 +240,10 @@ def run_backward(xs, kernels, bandwidth, shift, gradients):
     return ops._library.hsic_backward(xs, codes, bandwidth, shift, *gradients)
 
 
-def differentiable_sums(xs, kernels, bandwidth, shift):
-    """The sums with gradients: distances whose derivative is 0 where they are 0."""
-    rows, diagonals, sums = [], [], []
-    for j in range(bandwidth.shape[1]):
-        matrices = []
-        for x, kernel, sigma, c in zip(xs, kernels, bandwidth[:, j], shift[:, j], strict=True):
-            square = (x[:, None] - x).square().sum(2)
-            distance = torch.where(square > 0, square.clamp(min=1e-300).sqrt(), 0.0)
-            centred = x - x.mean(0)
-            k = {
-                "linear": lambda c=centred: c @ c.T,
-                "rbf": lambda d=square, w=sigma: torch.exp(-d / (2 * w * w)),
-                "laplace": lambda d=distance, w=sigma: torch.exp(-d / w),
-            }[kernel]()
-            matrices.append(k - c)
-        k = torch.stack(matrices)
-        diagonals.append(k.diagonal(dim1=1, dim2=2))
-        k = k - torch.diag_embed(diagonals[-1])
-        rows.append(k.sum(2))
-        sums.append(torch.einsum("aij,cij->ac", k, k))
-    return torch.stack(rows, 1), torch.stack(diagonals, 1), torch.stack(sums)
-
-
 def check_backward(xs, kernels, bandwidth, shift, g: torch.Generator, rtol: float = 1e-12) -> None:
     """Against autograd; in Laplace kernels rounding of |a − b|² turns the direction of samples that are close."""
     leaves = [x.double().requires_grad_() for x in xs]
-    outputs = differentiable_sums(leaves, kernels, bandwidth, shift)
+    outputs = reference.hsic_sums(leaves, kernels, bandwidth, shift)
     gradients = [torch.randn(t.shape, generator=g, dtype=torch.float64) for t in outputs]
     wanted = torch.autograd.grad(outputs, leaves, gradients)
     found = run_backward(xs, kernels, bandwidth, shift, gradients)
@@ -329,6 +306,9 @@ def test_backward_of_nothing(executor):
     sums = torch.zeros(1, 2, 2, dtype=torch.float64)
     found = run_backward([torch.zeros(0, 3), torch.zeros(0, 2)], ["rbf", "rbf"], zeros + 1, zeros, [none, none, sums])
     assert [t.shape for t in found] == [(0, 3), (0, 2)]
+    none = torch.zeros(1, 0, 5, dtype=torch.float64)
+    found = run_backward([torch.ones(5, 3)], ["rbf"], zeros[:1, :0], zeros[:1, :0], [none, none, sums[:0, :1, :1]])
+    assert len(found) == 1 and found[0].shape == (5, 3) and not found[0].any()
 
 
 def test_backward_has_a_limit(executor, generator):

@@ -16,8 +16,9 @@ KERNELS = list(ops.HSIC_KERNELS)
 
 def gradients(sums, x, kernels, bandwidth, shift, weights):
     x = [t.detach().requires_grad_() for t in x]
-    found = sums(x, kernels, bandwidth, shift)
-    return torch.autograd.grad(sum((a * b).sum() for a, b in zip(found, weights, strict=True)), x)
+    device = x[0].device
+    found = sums(x, kernels, bandwidth.to(device), shift.to(device))
+    return torch.autograd.grad(sum((a * b.to(device)).sum() for a, b in zip(found, weights, strict=True)), x)
 
 
 def native(x, kernels, bandwidth, shift):
@@ -32,26 +33,27 @@ def check(x, generator, bandwidths: int = 2) -> None:
     shapes = (len(x), bandwidths, n), (len(x), bandwidths, n), (bandwidths, len(x), len(x))
     weights = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
     found = gradients(native, x, kernels, *options, weights)
-    exact = gradients(reference.hsic_sums, [t.double() for t in x], kernels, *options, weights)
+    exact = gradients(reference.hsic_sums, [t.cpu().double() for t in x], kernels, *options, weights)
     for ours, theirs, t in zip(found, exact, x, strict=True):
-        assert ours.dtype == t.dtype and ours.shape == t.shape
+        assert ours.dtype == t.dtype and ours.shape == t.shape and ours.device == t.device
         allowed = max(2 * torch.finfo(t.dtype).eps, 1e-12)
-        assert (ours.double() - theirs).abs().max() <= allowed * theirs.abs().max()
+        assert (ours.cpu().double() - theirs).abs().max() <= allowed * theirs.abs().max()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 96, 97, 250])
 @pytest.mark.parametrize("sides", [1, 2, 5])
-def test_sizes(n, sides, generator):
-    check([torch.randn(n, p, generator=generator).double() + 2 for p in (1, 70, 25, 400, 3)[:sides]], generator)
+def test_sizes(n, sides, generator, device):
+    widths = (1, 70, 25, 400, 3)[:sides]
+    check([torch.randn(n, p, generator=generator).double().to(device) + 2 for p in widths], generator)
 
 
-def test_several_blocks_of_tiles(generator):
-    check([torch.randn(900, p, generator=generator).double() for p in (4, 9, 1100)], generator, 1)
+def test_several_blocks_of_tiles(generator, device):
+    check([torch.randn(900, p, generator=generator).double().to(device) for p in (4, 9, 1100)], generator, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_types_and_strides(dtype, generator):
-    base = torch.randn(60, 50, generator=generator).to(dtype)
+def test_types_and_strides(dtype, generator, device):
+    base = torch.randn(60, 50, generator=generator).to(device, dtype)
     check([base[::2, 3:20], base[:, :30].T, base[:30]], generator)
 
 

@@ -23,21 +23,10 @@
 
 #include "hsic_cpu_tiles.h"
 #include "hsic_op.h"
+#include "hsic_safe.h"
 
 namespace stitchkern::hsic {
 namespace {
-
-constexpr double SAFE_REACH = 4;                                    // |a|² / σ² that float32 products may have
-constexpr int64_t SAFE_ROWS_RADIAL = 1024, SAFE_ROWS_LINEAR = 128;  // samples that they need
-constexpr double SAFE_SMALLEST = 0x1p-60, SAFE_LARGEST = 0x1p100;   // |a|², lest what adds up to it leaves float32
-
-// Whether float32 products may be good enough; `are_safe` has the last word, once norms are known.
-bool may_be_float32(const Batch& batch) {
-  return std::all_of(batch.sides, batch.sides + batch.sides_count, [&](const Side& side) {
-    const int64_t least = side.kernel == Kernel::linear ? SAFE_ROWS_LINEAR : SAFE_ROWS_RADIAL;
-    return side.x.dtype != DType::f64 && side.kernel != Kernel::laplace && batch.count >= least;
-  });
-}
 
 template <class T>
 class Sums : Tiles<T> {
@@ -123,10 +112,9 @@ class Sums : Tiles<T> {
       for (int64_t i = 0; i < tiles_ * TILE; ++i)
         if (const double square = norms_[a * tiles_ * TILE + i]; !(square <= largest))
           largest = square < HUGE_VAL ? square : HUGE_VAL;
-      if (largest == 0 && batch_.sides[a].kernel == Kernel::linear) continue;
-      if (!(largest >= SAFE_SMALLEST && largest <= SAFE_LARGEST)) return false;
-      for (int64_t b = 0; batch_.sides[a].kernel == Kernel::rbf && b < batch_.bandwidths; ++b)
-        if (!(largest * scale_[b * sides_ + a] * 2 <= SAFE_REACH)) return false;
+      if (!safe_norm(largest, batch_.sides[a].kernel)) return false;
+      for (int64_t b = 0; b < batch_.bandwidths; ++b)
+        if (!safe_width(largest, batch_.sides[a].kernel, batch_.bandwidth[a * batch_.bandwidths + b])) return false;
     }
     return true;
   }

@@ -7,9 +7,9 @@
 
 namespace stitchkern::hsic {
 
-inline constexpr double SAFE_REACH = 4;  // |a|² / σ² that they may have
-inline constexpr double SAFE_SMALLEST = 0x1p-60,
-                        SAFE_LARGEST = 0x1p100;  // |a|², lest what adds up to it leaves float32
+inline constexpr double SAFE_REACH = 4;           // |a|² / σ² that they may have
+inline constexpr double SAFE_SMALLEST = 0x1p-60;  // |a|², lest what adds up to it leaves float32
+inline constexpr double SAFE_LARGEST = 0x1p100;
 inline constexpr int64_t SAFE_ROWS_RADIAL = 1024, SAFE_ROWS_LINEAR = 128;  // samples that they need
 
 // Whether they may be; norms have the last word.
@@ -20,7 +20,7 @@ inline bool may_be_float32(const Batch& batch) {
   });
 }
 
-// The largest |a|² of a side, or something larger than SAFE_LARGEST where one is not a number.
+// `largest`: |a|² of a side; beyond SAFE_LARGEST where one is not a number.
 SK_HOST_DEVICE bool safe_norm(double largest, Kernel kernel) {
   return (largest == 0 && kernel == Kernel::linear) || (largest >= SAFE_SMALLEST && largest <= SAFE_LARGEST);
 }
