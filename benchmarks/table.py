@@ -17,6 +17,7 @@ ERRORS = {
     "moments": "error: largest of the covariance against float64, relative to the largest variance",
     "lsq": "error: against float64 from the data, relative",
     "hsic": "error: of CKA against float64 distances from differences, over the first 2,048 samples",
+    "pairs": "error: against sorted float64 distances, over the first 512 samples",
 }
 Groups = dict[str, list[dict[str, Any]]]
 
