@@ -17,8 +17,8 @@ from stitchkern import reference, similarity
 from stitchkern.errors import StatisticsError
 from tests.similarity.conftest import CASES, torture
 
-#: takes an index, but is none
-NOT_INDICES = {"permutation_test"}
+#: take an index, but are none
+NOT_INDICES = {"confidence_interval", "permutation_test"}
 #: σ / σ_max of standardised features below which the reference takes a direction as what rounding to this type added
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2e-3}
 
