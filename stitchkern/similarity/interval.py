@@ -55,7 +55,7 @@ def confidence_interval(
     ``"percentile"``, ``"basic"`` and ``"bca"`` draw n samples with replacement, as :func:`stitchkern.bootstrap` does
     with blocks (for the population; quicker than this for what moments can express, and for streams). Duplicates are
     each other's neighbours at distance 0, and terms that unbiased HSIC leaves out: of 90 % intervals of mutual k-NN or
-    unbiased CKA (p = q = 20, n = 100) one in a hundred then holds the truth. They are for smooth functions of moments
+    unbiased CKA (p = q = 20, n = 100) at most one in a hundred then holds the truth. They are for smooth functions of moments
     alone, "basic" before "percentile", which counts their bias twice.
 
     Where sides are unrelated an index may err by less than 1/√n, and the interval is too wide: ask
