@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("population", "samples")
 #: their neighbours are a share of the samples, so that they have another limit for every n
-_OF_NEIGHBOURS = {"mutual_knn", "jaccard", "cknna"}
+_OF_NEIGHBOURS = {"cknna", "cycle_knn", "jaccard", "mutual_knn", "rank_similarity", "second_order_cosine"}
 #: a sum over pairs of samples, which grows with them
 _SUMS = {"rsm_norm"}
 
@@ -49,14 +49,14 @@ def confidence_interval(
     Halves are also further off the truth in the mean, by about as much as s itself is if its bias goes as 1/n. Hence
     the two targets: with o = s the interval is for the ``"population"``, the value of infinitely many samples, and
     takes this bias out: CKA, CCA, R² and Procrustes similarity are too large by about (ranks / n). With o the mean of
-    the halves it is for what n ``"samples"`` give on average; mutual k-NN, Jaccard and CKNNA with a fixed k have no
-    other. An interval may reach beyond the index' own range; it is not clipped.
+    the halves it is for what n ``"samples"`` give on average; indices of k neighbours, with k fixed, have no other. An
+    interval may reach beyond the index' own range; it is not clipped.
 
     ``"percentile"``, ``"basic"`` and ``"bca"`` draw n samples with replacement, as :func:`stitchkern.bootstrap` does
     with blocks (for the population; quicker than this for what moments can express, and for streams). Duplicates are
     each other's neighbours at distance 0, and terms that unbiased HSIC leaves out: of 90 % intervals of mutual k-NN or
-    unbiased CKA (p = q = 20, n = 100) at most one in a hundred then holds the truth. They are for smooth functions of moments
-    alone, "basic" before "percentile", which counts their bias twice.
+    unbiased CKA (p = q = 20, n = 100) at most one in a hundred then holds the truth. They are for smooth functions of
+    moments alone, "basic" before "percentile", which counts their bias twice.
 
     Where sides are unrelated an index may err by less than 1/√n, and the interval is too wide: ask
     :func:`stitchkern.permutation_test` about that. Ranks near n/2 leave nothing to learn from halves.
@@ -65,7 +65,7 @@ def confidence_interval(
         index: as :func:`stitchkern.permutation_test` takes it.
         x, y: torch or numpy, samples first.
         method: by default "subsampling"; for RSM norm, which grows with n, "basic".
-        target: "population" or "samples" (of subsampling). By default "samples" for mutual k-NN, Jaccard and CKNNA.
+        target: "population" or "samples" (of subsampling). By default "samples" for indices of neighbours.
         groups: (n,) labels of samples that depend on each other, such as positions of one image: drawn as a whole.
         seed: of the draws. progress: called as ``progress(done, total)``.
 

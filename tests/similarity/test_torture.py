@@ -216,9 +216,21 @@ INDICES: dict[str, Index] = kernel_indices() | {
             partial(getattr(sk, name), metric=metric),
             lambda x, y, _, n=name, m=metric: getattr(reference, n)(x, y, 10, m),
         )
-        for name in ("mutual_knn", "jaccard")
+        for name in ("mutual_knn", "jaccard", "rank_similarity")
         for metric in ("cosine", "euclidean")
     },
+    **{
+        f"cycle_knn {metric}": Index(
+            partial(sk.cycle_knn, metric=metric), lambda x, y, _, m=metric: reference.cycle_knn(x, y, 10, m), same=None
+        )
+        for metric in ("cosine", "euclidean")
+    },
+    "second_order_cosine": Index(
+        sk.second_order_cosine, lambda x, y, _: reference.second_order_cosine(x, y, 10), domain=(-1, 1)
+    ),
+    "cka_matrix": Index(
+        lambda x, y: sk.cka_matrix([x], [y]).item(), lambda x, y, _: cka(x, y, kernel="linear", unbiased=False)
+    ),
     "gulp": Index(
         sk.gulp, lambda x, y, r: reference.gulp_squared(x, y, 0.0, r).sqrt(), domain=(0, math.inf), **DISTANCE
     ),
