@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ class Clock:
         return time.perf_counter() - self.start - self.within
 
 
-def features(network: nn.Sequential, names: list[str], batches: Iterator[Tensor]) -> Iterator[list[Tensor]]:
+def features(network: nn.Sequential, names: list[str], batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     """For each batch what the named layers give, flattened, each a copy."""
     for x in batches:
         found = []

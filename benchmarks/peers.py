@@ -166,14 +166,6 @@ def latentis_svcca(x: Tensor, y: Tensor) -> float:
     return room("latentis.measure.functional.svcca").svcca(x, y, variance_percentage=0.99).item()
 
 
-def repsim_svcca(x: Tensor, y: Tensor) -> float:
-    return float(room("repsim").svcca([x.numpy(), y.numpy()])[0, 1])
-
-
-def repsim_pwcca(x: Tensor, y: Tensor) -> float:
-    return float(room("repsim").pwcca([x.numpy(), y.numpy()])[0, 1])
-
-
 def platonic_universe_mknn(x: Tensor, y: Tensor, k: int) -> float:
     return float(room("pu.metrics").mknn(x.numpy(), y.numpy(), k))
 

@@ -22,7 +22,13 @@ from benchmarks.measure import OURS, SMALL, measure
 from stitchkern import reference
 
 Ways = dict[str, Callable]
-ROUNDS = {OURS: 5}
+CHECKED = 512  # samples that answers are verified over where all would take longer than everything that is timed
+#: of these one round is long enough
+ONCE = ("torch_cka", "simtorch", "ckatorch", "cca-zoo", "pdist, spearmanr (scipy)", "rsatoolbox", "thingsvision")
+
+
+def rounds(contender: str) -> int:
+    return 5 if contender == OURS else 1 if contender in ONCE else 2
 
 
 def largest(found: Tensor | float, expected: Tensor) -> float:
@@ -47,8 +53,8 @@ MODEL_WAYS: Ways = {
     "hooks, Grams, one product (float32)": partial(plain, centred=False),
     "the same, centred first": partial(plain, centred=True),
 }
-SLOW = ("torch_cka", "simtorch", "ckatorch")  # the last two are wrong for every network, so one has to do
-MODEL_PAIRS = [(k, w) for k in networks.KINDS for w in MODEL_WAYS if k == "with BatchNorm" or w not in SLOW[1:]]
+WRONG_ALWAYS = ("simtorch", "ckatorch")  # and slow: one network has to do
+MODEL_PAIRS = [(k, w) for k in networks.KINDS for w in MODEL_WAYS if k == "with BatchNorm" or w not in WRONG_ALWAYS]
 
 
 @cache
@@ -57,7 +63,7 @@ def minibatch_expected(kind: str, count: int) -> Tensor:
     batches = networks.images().split(networks.BATCH)[:count]
     size = len(networks.WIDTHS)
     xy, xx, yy = (torch.zeros(s, dtype=torch.float64) for s in ((size, size), (size, 1), (1, size)))
-    sides = [networks.features(model, networks.taps(kind), iter(batches)) for model in networks.pair(kind)]
+    sides = [networks.features(model, networks.taps(kind), batches) for model in networks.pair(kind)]
     for x, y in zip(*sides, strict=True):
         k, l = ([reference.kernel_matrix(t, "linear") for t in side] for side in (x, y))
         hsic = partial(reference.hsic_of_kernels, unbiased=True)
@@ -83,8 +89,8 @@ def test_layers_of_networks(kind, contender, benchmark):
         return found
 
     def check() -> float:
-        found = MODEL_WAYS[contender](*fresh(), images[: 2 * networks.BATCH], networks.BATCH, layers)
-        return largest(found, minibatch_expected(kind, 2))
+        found = MODEL_WAYS[contender](*fresh(), images[: networks.BATCH], networks.BATCH, layers)
+        return largest(found, minibatch_expected(kind, 1))
 
     measure(
         benchmark,
@@ -93,7 +99,7 @@ def test_layers_of_networks(kind, contender, benchmark):
         family="similarity",
         case=f"10 × 10 layers, minibatch CKA, {kind}",
         contender=contender,
-        rounds=1 if contender in SLOW else 3,
+        rounds=2 if contender == OURS else 1,  # forward passes are most of it
         setup=fresh,
         error=lambda found: largest(found, minibatch_expected(kind, len(images) // networks.BATCH)),
     )
@@ -108,22 +114,19 @@ FEATURE_WAYS: Ways = {
     "centred Grams, one product (float32)": formulas.pairs_of_features,
     "pytorch-cka (unbiased)": peers.pytorch_cka_features,
 }
-CHECKED = 512
 
 
-def check_features(contender: str, xs: list[Tensor], ys: list[Tensor]) -> float:
-    """Over the first samples: all would take longer than everything that is timed."""
-    xs, ys = ([t[:CHECKED] for t in side] for side in (xs, ys))
-    hsic = partial(reference.hsic_of_kernels, unbiased="unbiased" in contender)
-    k, l = ([reference.kernel_matrix(t, "linear") for t in side] for side in (xs, ys))
+@lru_cache(maxsize=2)
+def features_expected(case: str, unbiased: bool) -> Tensor:
+    k, l = ([reference.kernel_matrix(t[:CHECKED], "linear") for t in side] for side in stored(case))
+    hsic = partial(reference.hsic_of_kernels, unbiased=unbiased)
     own = [torch.stack([hsic(m, m) for m in side]) for side in (k, l)]
-    products = torch.stack([torch.stack([hsic(m, o) for o in l]) for m in k])
-    return largest(FEATURE_WAYS[contender](xs, ys), products / torch.outer(*own).sqrt())
+    return torch.stack([torch.stack([hsic(m, o) for o in l]) for m in k]) / torch.outer(*own).sqrt()
 
 
-STORED = {  # all pairs of samples both; the rounds of ours
-    "10 × 10 layers of the networks, exact CKA of stored features, n = 2,048, p = 4,096 … 32,768": 1,
-    "24 × 24 layers, CKA of stored features, n = 2,048, p = 768": 5,
+STORED = {  # all pairs of samples; whether one round is long enough
+    "10 × 10 layers of the networks, exact CKA of stored features, n = 2,048, p = 4,096 … 32,768": True,
+    "24 × 24 layers, CKA of stored features, n = 2,048, p = 768": False,
 }
 
 
@@ -132,7 +135,7 @@ def stored(case: str) -> list[list[Tensor]]:
     if case.startswith("10"):
         kind = "with BatchNorm"
         images, layers = networks.images(), networks.taps(kind)
-        return [next(networks.features(model, layers, iter([images]))) for model in networks.pair(kind)]
+        return [next(networks.features(model, layers, [images])) for model in networks.pair(kind)]
     n, p, depth = (256, 64, 4) if SMALL else (2048, 768, 24)
     g = torch.Generator().manual_seed(0)
     start, sides = torch.randn(n, p, generator=g), []
@@ -149,14 +152,19 @@ def stored(case: str) -> list[list[Tensor]]:
 @pytest.mark.parametrize("case, contender", [(c, w) for c in STORED for w in FEATURE_WAYS])
 def test_stored_layers(case, contender, benchmark):
     xs, ys = stored(case)
+
+    def check() -> float:
+        found = FEATURE_WAYS[contender](*([t[:CHECKED] for t in side] for side in (xs, ys)))
+        return largest(found, features_expected(case, "unbiased" in contender))
+
     measure(
         benchmark,
         lambda: FEATURE_WAYS[contender](xs, ys),
-        lambda: check_features(contender, xs, ys),
+        check,
         family="similarity",
         case=case,
         contender=contender,
-        rounds=STORED[case] if contender == OURS else min(STORED[case], 3),
+        rounds=1 if STORED[case] else rounds(contender),
     )
 
 
@@ -207,7 +215,7 @@ def test_linear_cka(shift, contender, benchmark):
         family="similarity",
         case=f"linear CKA, {CASE}{shift}",
         contender=contender,
-        rounds=10,
+        rounds=5,
         accuracy=bool(shift),
     )
 
@@ -230,7 +238,6 @@ CANONICAL: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Ways]] = {
             "covariances, eigh (torch, float64)": formulas.svcca_of_covariances,
             "anatome": peers.anatome_svcca,
             "latentis": peers.latentis_svcca,
-            "repsim (Yanai's)": peers.repsim_svcca,
         },
     ),
     "PWCCA": (
@@ -240,7 +247,6 @@ CANONICAL: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Ways]] = {
             "sim_metric's steps (numpy)": formulas.pwcca_of_sim_metric,
             "covariances, eigh (torch, float64)": formulas.pwcca_of_covariances,
             "anatome": peers.anatome_pwcca,
-            "repsim": peers.repsim_pwcca,
         },
     ),
 }
@@ -261,7 +267,7 @@ def test_canonical_correlations(index, contender, benchmark):
         family="similarity",
         case=f"{index}, {CASE}",
         contender=contender,
-        rounds=ROUNDS.get(contender, 2),
+        rounds=rounds(contender),
     )
 
 
@@ -289,24 +295,23 @@ DISTANCES: dict[str, tuple[Callable[[Tensor, Tensor], float], Ways]] = {
         },
     ),
 }
-ONCE = ("pdist, spearmanr (scipy)", "rsatoolbox", "thingsvision")
+
+
+@cache
+def distances_expected(index: str) -> float:
+    return DISTANCES[index][0](*(t[: min(CHECKED, SAMPLES)] for t in two_matrices()))
 
 
 @pytest.mark.parametrize("index, contender", [(i, w) for i, (_, ways) in DISTANCES.items() for w in ways])
 def test_distances(index, contender, benchmark):
-    definition, ways = DISTANCES[index]
+    run = DISTANCES[index][1][contender]
     x, y = (t[:SAMPLES] for t in two_matrices())
-
-    def check() -> float:  # over the first samples, as the definition takes long
-        first = x[:1024], y[:1024]
-        return abs(ways[contender](*first) - definition(*first))
-
     measure(
         benchmark,
-        lambda: ways[contender](x, y),
-        check,
+        lambda: run(x, y),
+        lambda: abs(run(x[:CHECKED], y[:CHECKED]) - distances_expected(index)),
         family="similarity",
         case=f"{index}, n = 4,096, p = q = 512",
         contender=contender,
-        rounds=1 if contender in ONCE else ROUNDS.get(contender, 2),
+        rounds=rounds(contender),
     )
