@@ -23,3 +23,7 @@ class SpecError(StitchkernError, ValueError):
 
 class StatisticsError(StitchkernError, ValueError):
     """Statistics that cannot be used: a damaged file, too few samples, sides that do not fit."""
+
+
+class SampleMismatchError(StitchkernError, ValueError):
+    """The two sides hold different samples, or the same ones in another order."""

@@ -64,19 +64,49 @@ def _(cov_xx, cov_xy, mean_x, ridge, probes) -> tuple[Tensor, Tensor, Tensor]:
     return cov_xx.new_empty(count, p, q), cov_xx.new_empty(count, 2, q), cov_xx.new_empty(count, 5)
 
 
-def hsic_sums(
-    x: Tensor, y: Tensor, kernel_x: int, kernel_y: int, bandwidth: Tensor, shift: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Row sums (2, b, n), diagonals (2, b, n) and sums of products (3, b) of two kernel matrices, each less ``shift``:
-    `reference.hsic_sums`. Nothing of size n² is stored. CPU only.
+def hsic_sums(x: list[Tensor], kernels: list[int], bandwidth: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row sums (s, b, n), diagonals (s, b, n) and sums of products (b, s, s) of the kernel matrices of s sides, each
+    less ``shift``: `reference.hsic_sums`. Nothing of size n² is stored.
 
-    ``x`` (n, p) and ``y`` (n, q) of any type and strides; the kernels are codes of ``HSIC_KERNELS``; ``bandwidth`` and
-    ``shift`` (2, b; of x and of y) are float64 and contiguous.
+    ``x``: s tensors (n, p_a) of any type and strides; ``kernels``: their codes of ``HSIC_KERNELS``; ``bandwidth`` and
+    ``shift`` (s, b) are float64 and contiguous.
     """
-    return _library.hsic_sums(x, y, kernel_x, kernel_y, bandwidth, shift)
+    return _library.hsic_sums(x, kernels, bandwidth, shift)
 
 
 @torch.library.register_fake("stitchkern::hsic_sums")
-def _(x, y, kernel_x, kernel_y, bandwidth, shift) -> tuple[Tensor, Tensor, Tensor]:
-    n, b = x.shape[0], bandwidth.shape[1]
-    return bandwidth.new_empty(2, b, n), bandwidth.new_empty(2, b, n), bandwidth.new_empty(3, b)
+def _(x, kernels, bandwidth, shift) -> tuple[Tensor, Tensor, Tensor]:
+    (s, b), n = bandwidth.shape, x[0].shape[0]
+    return bandwidth.new_empty(s, b, n), bandwidth.new_empty(s, b, n), bandwidth.new_empty(b, s, s)
+
+
+def hsic_backward(
+    x: list[Tensor],
+    kernels: list[int],
+    bandwidth: Tensor,
+    shift: Tensor,
+    grad_rows: Tensor,
+    grad_diagonal: Tensor,
+    grad_sums: Tensor,
+) -> list[Tensor]:
+    """The gradient (n, p_a) float64 of each side, from those of the results of `hsic_sums` (float64, contiguous)."""
+    return _library.hsic_backward(x, kernels, bandwidth, shift, grad_rows, grad_diagonal, grad_sums)
+
+
+@torch.library.register_fake("stitchkern::hsic_backward")
+def _(x, kernels, bandwidth, shift, grad_rows, grad_diagonal, grad_sums) -> list[Tensor]:
+    return [bandwidth.new_empty(t.shape) for t in x]
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, ctx.kernels, bandwidth, shift = inputs
+    ctx.save_for_backward(bandwidth, shift, *x)
+
+
+def _hsic_gradient(ctx, *grads):
+    bandwidth, shift, *x = ctx.saved_tensors
+    found = hsic_backward(x, ctx.kernels, bandwidth, shift, *(g.contiguous() for g in grads))
+    return [g.to(t.dtype) for g, t in zip(found, x, strict=True)], None, None, None
+
+
+torch.library.register_autograd("stitchkern::hsic_sums", _hsic_gradient, setup_context=_keep)

@@ -1,9 +1,11 @@
-// Sums over two kernel matrices, tile by tile: what all backends share. No torch, no CUDA headers.
+// Sums over kernel matrices of any number of sides (layers), tile by tile: what all backends share. No torch, no CUDA
+// headers.
 //
-// K and L (n × n) are the kernel matrices of x (n × p) and y (n × q), each less a constant of its own, K'_ij = k(x_i,
-// x_j) − c. Centring takes constants out of HSIC, biased and unbiased, so c is free: near the mean of K it keeps the
-// digits that large bandwidths would otherwise lose, where all of K is close to 1. What HSIC needs, for each pair of
-// bandwidths, are the row sums of K' and L' and Σ K'∘L', Σ K'∘K', Σ L'∘L', all off the diagonal, and the diagonals.
+// K (n × n) is the kernel matrix of one side's features x (n × p), less a constant, K_ij = k(x_i, x_j) − c. Centring
+// takes constants out of HSIC, biased and unbiased, so c is free: near the mean of K it keeps the digits that large
+// bandwidths would otherwise lose, where all of K is close to 1. What HSIC needs of two sides are the row sums of K and
+// L and Σ K∘L, Σ K∘K, Σ L∘L, all off the diagonal, and the diagonals. A tile of each side is made once, and meets those
+// of all sides: s sides cost s products of features, not one for each pair.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +20,21 @@ enum class Kernel : int { linear, rbf, laplace, count };
 inline constexpr const char* KERNEL_NAMES[] = {"linear", "rbf", "laplace"};
 static_assert(sizeof KERNEL_NAMES / sizeof *KERNEL_NAMES == size_t(Kernel::count));
 
-enum Side : int { X, Y, SIDES };
-// Rows of the sums of products.
-enum Product : int { XY, XX, YY, PRODUCTS };
+struct Side {
+  Rows x;  // (n, p)
+  Kernel kernel;
+};
 
 struct Batch {
-  Rows x[SIDES];
-  Kernel kernel[SIDES];
-  const double* bandwidth;  // [SIDES, bandwidths]: σ; not looked at where the kernel is linear
-  const double* shift;      // [SIDES, bandwidths]: c
+  const Side* sides;        // [sides_count]
+  int64_t sides_count;      // s
+  const double* bandwidth;  // [s, bandwidths]: σ; not looked at where the kernel is linear
+  const double* shift;      // [s, bandwidths]: c
   int64_t count;            // n
   int64_t bandwidths;
-  double* rows;      // [SIDES, bandwidths, n], out: Σ_{j ≠ i} K'_ij
-  double* diagonal;  // [SIDES, bandwidths, n], out: K'_ii
-  double* sums;      // [PRODUCTS, bandwidths], out: Σ_{i ≠ j}
+  double* rows;      // [s, bandwidths, n], out: Σ_{j ≠ i} K_ij
+  double* diagonal;  // [s, bandwidths, n], out: K_ii
+  double* sums;      // [bandwidths, s, s], out: Σ_{i ≠ j} K_ij L_ij of every two sides
 };
 
 }  // namespace stitchkern::hsic

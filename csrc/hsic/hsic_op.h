@@ -1,12 +1,16 @@
 // From the op's arguments to a Batch and its outputs; shared by the launchers of all backends.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "../common/tensor.h"
 #include "hsic.h"
 
 namespace stitchkern::hsic {
 
 struct Arguments {
+  std::vector<Side> sides;  // what batch.sides points to
   Batch batch;
   Tensor rows, diagonal, sums;
 };
@@ -24,37 +28,71 @@ inline Rows features_of(const Tensor& t, const char* name) {
   return rows;
 }
 
-inline Kernel kernel_of(int64_t code, const char* name) {
-  STD_TORCH_CHECK(code >= 0 && code < int64_t(Kernel::count), name, " must be 0 … ", int(Kernel::count) - 1, "; got ",
-                  code);
-  return static_cast<Kernel>(code);
+inline Arguments unpack(const std::vector<Tensor>& x, const std::vector<int64_t>& kernels, const Tensor& bandwidth,
+                        const Tensor& shift) {
+  Arguments found;
+  const int64_t sides = int64_t(x.size());
+  STD_TORCH_CHECK(sides >= 1, "x must hold at least one side");
+  STD_TORCH_CHECK(int64_t(kernels.size()) == sides, "kernels must hold one code for each of ", sides, " sides; got ",
+                  kernels.size());
+  STD_TORCH_CHECK(bandwidth.dim() == 2 && bandwidth.size(0) == sides, "bandwidth must be (", sides,
+                  ", b), a row for each side; got ", bandwidth.dim(), " dimensions");
+  Batch& b = found.batch;
+  b.sides_count = sides;
+  b.bandwidths = bandwidth.size(1);
+  STD_TORCH_CHECK(shift.dim() == 2 && shift.size(0) == sides && shift.size(1) == b.bandwidths, "shift must be (", sides,
+                  ", b) like bandwidth, b = ", b.bandwidths);
+  b.bandwidth = state_of(bandwidth, sides * b.bandwidths, "bandwidth");
+  b.shift = state_of(shift, sides * b.bandwidths, "shift");
+  check_same_device(x[0], bandwidth, "x[0]", "bandwidth");
+  check_same_device(x[0], shift, "x[0]", "shift");
+  for (int64_t a = 0; a < sides; ++a) {
+    const std::string name = "x[" + std::to_string(a) + "]";
+    STD_TORCH_CHECK(kernels[a] >= 0 && kernels[a] < int64_t(Kernel::count), "kernels must be 0 … ",
+                    int(Kernel::count) - 1, "; got ", kernels[a]);
+    found.sides.push_back({features_of(x[a], name.c_str()), static_cast<Kernel>(kernels[a])});
+    check_same_device(x[0], x[a], "x[0]", name.c_str());
+    STD_TORCH_CHECK(x[a].size(0) == x[0].size(0), "all sides must have the same rows; x[0] has ", x[0].size(0), ", ",
+                    name, " ", x[a].size(0));
+  }
+  b.sides = found.sides.data();
+  b.count = x[0].size(0);
+
+  found.rows = torch::stable::new_empty(bandwidth, {sides, b.bandwidths, b.count});
+  found.diagonal = torch::stable::new_empty(bandwidth, {sides, b.bandwidths, b.count});
+  found.sums = torch::stable::new_empty(bandwidth, {b.bandwidths, sides, sides});
+  b.rows = static_cast<double*>(found.rows.data_ptr());
+  b.diagonal = static_cast<double*>(found.diagonal.data_ptr());
+  b.sums = static_cast<double*>(found.sums.data_ptr());
+  return found;
 }
 
-inline Arguments unpack(const Tensor& x, const Tensor& y, int64_t kernel_x, int64_t kernel_y, const Tensor& bandwidth,
-                        const Tensor& shift) {
-  Batch b;
-  b.x[X] = features_of(x, "x"), b.x[Y] = features_of(y, "y");
-  b.kernel[X] = kernel_of(kernel_x, "kernel_x"), b.kernel[Y] = kernel_of(kernel_y, "kernel_y");
-  b.count = b.x[X].count();
-  STD_TORCH_CHECK(b.x[Y].count() == b.count, "x and y must have the same rows; got ", b.count, " and ", b.x[Y].count());
-  STD_TORCH_CHECK(bandwidth.dim() == 2 && bandwidth.size(0) == SIDES, "bandwidth must be (2, b); got ", bandwidth.dim(),
-                  " dimensions");
-  b.bandwidths = bandwidth.size(1);
-  STD_TORCH_CHECK(shift.dim() == 2 && shift.size(0) == SIDES && shift.size(1) == b.bandwidths,
-                  "shift must be (2, b) like bandwidth, b = ", b.bandwidths);
-  b.bandwidth = state_of(bandwidth, SIDES * b.bandwidths, "bandwidth");
-  b.shift = state_of(shift, SIDES * b.bandwidths, "shift");
-  check_same_device(x, y, "x", "y");
-  check_same_device(x, bandwidth, "x", "bandwidth");
-  check_same_device(x, shift, "x", "shift");
+struct BackwardArguments {
+  std::vector<Side> sides;  // what batch.sides points to
+  Batch batch;
+  const double* grad_rows;        // [s, b, n]
+  const double* grad_diagonal;    // [s, b, n]
+  const double* grad_sums;        // [b, s, s]
+  std::vector<Tensor> gradients;  // (n, p_a) float64 each, out
+};
 
-  const Tensor rows = torch::stable::new_empty(bandwidth, {int64_t(SIDES), b.bandwidths, b.count});
-  const Tensor diagonal = torch::stable::new_empty(bandwidth, {int64_t(SIDES), b.bandwidths, b.count});
-  const Tensor sums = torch::stable::new_empty(bandwidth, {int64_t(PRODUCTS), b.bandwidths});
-  b.rows = static_cast<double*>(rows.data_ptr());
-  b.diagonal = static_cast<double*>(diagonal.data_ptr());
-  b.sums = static_cast<double*>(sums.data_ptr());
-  return {b, rows, diagonal, sums};
+inline BackwardArguments unpack_backward(const std::vector<Tensor>& x, const std::vector<int64_t>& kernels,
+                                         const Tensor& bandwidth, const Tensor& shift, const Tensor& grad_rows,
+                                         const Tensor& grad_diagonal, const Tensor& grad_sums) {
+  Arguments forward = unpack(x, kernels, bandwidth, shift);
+  const Batch& b = forward.batch;
+  const int64_t numbers = b.sides_count * b.bandwidths * b.count;
+  BackwardArguments found{std::move(forward.sides), b};
+  found.batch.sides = found.sides.data();
+  found.batch.rows = found.batch.diagonal = found.batch.sums = nullptr;
+  found.grad_rows = state_of(grad_rows, numbers, "grad_rows");
+  found.grad_diagonal = state_of(grad_diagonal, numbers, "grad_diagonal");
+  found.grad_sums = state_of(grad_sums, b.bandwidths * b.sides_count * b.sides_count, "grad_sums");
+  check_same_device(x[0], grad_rows, "x[0]", "grad_rows");
+  check_same_device(x[0], grad_diagonal, "x[0]", "grad_diagonal");
+  check_same_device(x[0], grad_sums, "x[0]", "grad_sums");
+  for (const Tensor& t : x) found.gradients.push_back(torch::stable::new_empty(bandwidth, {t.size(0), t.size(1)}));
+  return found;
 }
 
 }  // namespace stitchkern::hsic

@@ -1,7 +1,7 @@
 """Models × data → moments → maps → accuracy."""
 
 from stitchkern.matching.direct import METHODS, collect_moments, common_layers, match_direct
-from stitchkern.matching.evaluate import Evaluation, evaluate, similarity_matrix
+from stitchkern.matching.evaluate import Evaluation, evaluate
 from stitchkern.matching.stream import Pair, Progress
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "common_layers",
     "evaluate",
     "match_direct",
-    "similarity_matrix",
 ]

@@ -1,9 +1,9 @@
-"""How well stitched networks do on data, and how similar all pairs of layers are, each in one pass."""
+"""How well stitched networks do on data, in one pass."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,6 @@ from stitchkern.errors import ShapeError
 from stitchkern.matching.stream import Pair, Progress, stream
 from stitchkern.models.cut import Tail
 from stitchkern.models.taps import Taps, call, device_of, frozen
-from stitchkern.moments import Moments
 from stitchkern.nn import ChannelMap
 
 Key = TypeVar("Key", bound=Pair | tuple[str, str, Hashable])
@@ -123,71 +122,6 @@ def relative_standard_error(right: int, end_right: int, both_right: int, count: 
     ratio = right / end_right
     squares = right - 2 * ratio * both_right + ratio**2 * end_right
     return math.sqrt(max(squares, 0.0) / (count * (count - 1))) / (end_right / count)
-
-
-def similarity_matrix(
-    model_a: nn.Module,
-    model_b: nn.Module,
-    layers_a: Sequence[str],
-    layers_b: Sequence[str],
-    batches: Iterable[Any],
-    *,
-    precision: str = "highest",
-    progress: Progress | None = None,
-) -> Tensor:
-    r"""Linear CKA of every layer of one model with every layer of another: (LA, LB), float64.
-
-    .. math::
-        \mathrm{CKA}_{ij} = \frac{\lVert \mathrm{cov}(x_i, y_j) \rVert_F^2}
-            {\lVert \mathrm{cov}(x_i, x_i) \rVert_F \, \lVert \mathrm{cov}(y_j, y_j) \rVert_F}
-
-    Each sample is one row: (n, c, h, w) is averaged over positions and (n, t, c) over tokens. All layers
-    share one `Moments` over their channels side by side, so memory is the square of all channels together.
-    A layer that never changes has no CKA: NaN. Layers of one model may repeat; model_a may be model_b.
-
-    Raises:
-        LayerError, ShapeError, NotFiniteError, ValueError: as in `collect_moments`.
-    """
-    same = model_a is model_b
-    taps_a = Taps(model_a, [*layers_a, *layers_b] if same else layers_a)
-    taps_b = Taps(model_b, layers_b)
-    moments: Moments | None = None
-    sizes: tuple[list[int], list[int]] = ([], [])
-    with frozen(model_a, model_b):
-        for inputs, _ in stream(batches, device_of(model_a), progress):
-            pooled_a = _pooled(taps_a, inputs)
-            pooled_b = pooled_a if same else _pooled(taps_b, inputs)
-            xs, ys = [pooled_a[name] for name in layers_a], [pooled_b[name] for name in layers_b]
-            if moments is None:
-                sizes = [x.shape[1] for x in xs], [y.shape[1] for y in ys]
-                moments = Moments(sum(sizes[0]), sum(sizes[1]), precision=precision)
-            moments.update(torch.cat(xs, 1), torch.cat(ys, 1))
-    assert moments is not None  # stream raises when there is no batch
-    own_a, own_b = _own_norms(moments.cov_xx, sizes[0]), _own_norms(moments.cov_yy, sizes[1])
-    blocks = [row.split(sizes[1], 1) for row in moments.cov_xy.split(sizes[0], 0)]
-    cross = torch.stack([torch.stack([block.square().sum() for block in row]) for row in blocks])
-    return cross / torch.outer(own_a, own_b)
-
-
-def _own_norms(cov: Tensor, sizes: list[int]) -> Tensor:
-    """Frobenius norm of each diagonal block."""
-    rows = zip(cov.split(sizes, 0), range(len(sizes)), strict=True)
-    return torch.stack([row.split(sizes, 1)[i].square().sum().sqrt() for row, i in rows])
-
-
-def _pooled(taps: Taps, inputs: Any) -> dict[str, Tensor]:
-    """Each layer's activation as (n, c)."""
-    pooled: dict[str, Tensor] = {}
-
-    def pool(name: str, x: Tensor) -> None:
-        if x.ndim not in (2, 3, 4):
-            raise ShapeError(f"layer {name!r} must give (n, c), (n, t, c) or (n, c, h, w); got {tuple(x.shape)}")
-        dtype = torch.promote_types(x.dtype, torch.float32)  # a mean in half precision is rounded to it
-        dims = {2: (), 3: (1,), 4: (2, 3)}[x.ndim]
-        pooled[name] = x.mean(dims, dtype=dtype) if dims else x.to(dtype, copy=True)
-
-    taps.visit(inputs, pool)
-    return pooled
 
 
 def _hits(outputs: Any, labels: Tensor | None) -> Tensor:

@@ -10,17 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from stitchkern._version import __version__
+from stitchkern.comparison import compare
 from stitchkern.errors import ShapeError, StatisticsError
-from stitchkern.matching import Evaluation, Pair, collect_moments, evaluate, similarity_matrix
+from stitchkern.matching import Evaluation, Pair, collect_moments, evaluate
 from stitchkern.models import activations, frozen, load_model
-from stitchkern.models.spec import split_spec
 from stitchkern.models.taps import device_of, few, map_tensors
 from stitchkern.moments import Moments
 from stitchkern.nn import ChannelMap
@@ -29,6 +28,7 @@ from stitchkern.solvers import AffineMap, least_squares, procrustes, reduced_ran
 from stitchkern.solvers.orthogonal import ProcrustesMap
 from stitchkern.studies.data import FitAndTest, Part
 from stitchkern.studies.layers import check_takes, count_parameters, default_layers
+from stitchkern.studies.names import short_names
 from stitchkern.studies.result import (
     NetworkResult,
     OrthogonalResult,
@@ -107,12 +107,15 @@ def stitch_layers(
     front_layers = list(dict.fromkeys(a for a, _ in fits))
     end_layers = list(dict.fromkeys(b for _, b in fits))
     with clock.stage("similarity") as report:
-        matrix = similarity_matrix(front, end, front_layers, end_layers, fit, precision=precision, progress=report)
+        matrix = compare(
+            front, end, fit, layers_a=front_layers, layers_b=end_layers,
+            features="pool", estimator="exact", blocks=0, precision=precision, progress=report,
+        )  # fmt: skip
     return StitchingResult(
         front=NetworkResult(names[0], tested.front_accuracy, count_parameters(front), sources[0]),
         end=NetworkResult(names[1], tested.end_accuracy, count_parameters(end), sources[1]),
         pairs=[_pair_result(pair, moments[pair], fits[pair], tested) for pair in fits],
-        similarity=SimilarityResult(front_layers, end_layers, matrix.tolist()),
+        similarity=SimilarityResult(front_layers, end_layers, matrix.values.tolist()),
         fit_images=fit_images,
         test_images=tested.count,
         made={**(made or {}), **_made(front, clock)},
@@ -151,18 +154,6 @@ def stitch_specs(
         ranks=ranks, orthogonal=orthogonal, resize=resize, precision=precision,
         made={**(made or {}), "Test data": data.note}, progress=progress,
     )  # fmt: skip
-
-
-def short_names(front: str, end: str) -> tuple[str, str]:
-    """What to call two models: their weights files, or the functions that make them; never both the same."""
-    parts = [split_spec(spec, "model", "file_or_module:callable[@weights]") for spec in (front, end)]
-    a, b = (Path(weights).stem if weights else name for _, name, weights in parts)
-    if a == b:
-        a, b = (
-            f"{Path(weights).parent.name}/{stem}" if weights else stem
-            for stem, (_, _, weights) in zip((a, b), parts, strict=True)
-        )
-    return (a, b) if a != b else (f"{a} (front)", f"{b} (end)")
 
 
 _FULL, _PROCRUSTES = "full", "procrustes"

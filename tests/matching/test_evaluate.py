@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from stitchkern.errors import LayerError, ShapeError
-from stitchkern.matching import evaluate, match_direct, similarity_matrix
+from stitchkern.matching import evaluate, match_direct
 from stitchkern.matching.evaluate import relative_standard_error
-from stitchkern.models import StitchedModel, activations, frozen
+from stitchkern.models import StitchedModel
 from stitchkern.nn import Stitch
-from stitchkern.similarity import cka
 
 
 def net(seed: int, c: int = 4) -> nn.Sequential:
@@ -174,42 +173,6 @@ def test_what_is_wrong_is_said() -> None:
         evaluate(front, end, {("0", "7"): nn.Identity()}, batches())
 
 
-@pytest.mark.parametrize("same", [False, True])
-def test_similarity_matrix_is_the_cka_of_every_pair_of_pooled_layers(same: bool) -> None:
-    a = net(0)
-    b = a if same else net(1, c=3)
-    layers_a, layers_b = ["0", "2", "4", "5"], ["1", "4", "2"]
-    values = similarity_matrix(a, b, layers_a, layers_b, batches())
-    assert values.shape == (4, 3)
-    assert values.dtype == torch.float64
-    images = torch.cat([inputs for inputs, _ in batches()])
-    with frozen(a, b):
-        ours, theirs = activations(a, layers_a, images), activations(b, layers_b, images)
-
-    def pooled(x: Tensor) -> Tensor:
-        return x.flatten(2).mean(2) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
-
-    for i, x in enumerate(layers_a):
-        for j, y in enumerate(layers_b):
-            expected = cka(pooled(ours[x]).double(), pooled(theirs[y]).double())
-            assert_close(float(values[i, j]), float(expected), rtol=1e-4, atol=1e-6)
-    if same:
-        assert_close(values[1, 2].item(), 1.0, rtol=1e-6, atol=0)
-
-
-def test_similarity_runs_each_model_once_and_a_constant_layer_has_none() -> None:
-    a, ran = net(0), []
-    a[0].register_forward_hook(lambda *_: ran.append(1))
-    with torch.no_grad():
-        a[4].weight.zero_()
-    values = similarity_matrix(a, a, ["1", "5"], ["0"], batches())
-    assert len(ran) == len(batches())
-    assert math.isnan(values[1, 0])
-    assert values[0, 0] > 0
-    with pytest.raises(ValueError, match="gave no batch"):
-        similarity_matrix(a, a, ["1"], ["0"], [])
-
-
 def test_logits_that_are_not_finite_are_never_right() -> None:
     model = net(0)
     with torch.no_grad():
@@ -242,7 +205,6 @@ def test_models_that_write_into_their_inputs_all_see_the_same(skip: bool) -> Non
 
     pairs = [("net.1", "net.1"), ("net.2", "net.1")]
     maps = match_direct(front, end, pairs, data)
-    matrix = similarity_matrix(front, end, ["net.0"], ["net.0"], data)
     result = evaluate(front, end, {pair: maps[pair].to_module() for pair in pairs}, data)
     for (got, _), (expected, _) in zip(data, batches(), strict=True):
         assert torch.equal(got, expected)
@@ -250,7 +212,6 @@ def test_models_that_write_into_their_inputs_all_see_the_same(skip: bool) -> Non
     plain = match_direct(net(0), net(1), [("1", "1"), ("2", "1")], moved)
     for pair, expected in zip(pairs, plain.values(), strict=True):
         assert_close(maps[pair].weight, expected.weight)
-    assert_close(matrix, similarity_matrix(net(0), net(1), ["0"], ["0"], moved))
     assert (result.front_accuracy, result.end_accuracy) == (shifted(front), shifted(end))
     again = evaluate(end, end, {("net.1", "net.1"): nn.Identity(), ("net.2", "net.2"): nn.Identity()}, data)
     assert set(again.relative.values()) == {1.0}
@@ -266,19 +227,6 @@ def test_a_stitch_that_works_in_place_does_not_reach_the_next_pair() -> None:
     first = evaluate(front, end, {("0", "1"): Negating()}, batches()).accuracy["0", "1"]
     after = evaluate(front, end, {("0", "0"): Negating(), ("0", "1"): Negating()}, batches()).accuracy["0", "1"]
     assert after == first
-
-
-def test_similarity_of_half_precision_models_is_averaged_in_float32() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = (100 + torch.randn(200, 2, 12, 12, generator=generator)).bfloat16()
-    other = x.float().mean((2, 3)).double()
-    mixed = similarity_matrix(nn.Sequential(nn.Identity()), nn.Sequential(Mean32()), ["0"], ["0"], [x])
-    assert_close(mixed[0, 0].item(), float(cka(other, other)), rtol=1e-4, atol=0)
-
-
-class Mean32(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.float().mean((2, 3))
 
 
 class Auxiliary(nn.Module):

@@ -14,8 +14,9 @@ from stitchkern import report
 from stitchkern.errors import LayerError, ShapeError, SpecError
 from stitchkern.models import layer_names
 from stitchkern.studies.layers import default_layers, describe
+from stitchkern.studies.names import short_names
 from stitchkern.studies.result import StitchingResult
-from stitchkern.studies.stitching import short_names, stitch_layers
+from stitchkern.studies.stitching import stitch_layers
 
 
 def small(seed, channels=6, size_after=8):
@@ -205,8 +206,10 @@ def test_resize_where_spatial_sizes_differ(batches):
 def test_a_dead_layer_has_no_cka_but_a_report(batches):
     front = small(0)
     nn.init.zeros_(front.bn1.weight)
-    result = stitch_layers(front, small(1), [("bn1", "bn1")], batches, batches)
+    with pytest.warns(UserWarning, match="layer 'bn1' of model_a does not vary"):
+        result = stitch_layers(front, small(1), [("bn1", "bn1")], batches, batches)
     (pair,) = result.pairs
+    assert math.isnan(result.similarity.values[0][0])
     assert math.isnan(pair.cka) and pair.rank == 0
     assert pair.r2_by_rank == [0] * 6 and {found.accuracy for found in pair.rank_curve} == {pair.accuracy}
 
