@@ -256,6 +256,21 @@ def test_an_undefined_pair_is_nan_and_named() -> None:
     assert found.values[0, 0] == 1 and found.values[1, 0].isnan()
 
 
+def test_layers_that_an_index_cannot_take_are_named() -> None:
+    a = cnn(0)
+    with pytest.raises(ShapeError, match=r"layer '0' of the model with layer '11' of the model: covariances can only"):
+        sk.compare(
+            a,
+            a,
+            [images(10)[0]],
+            layers_a=["0"],
+            layers_b=["2", "11"],
+            features="pool",
+            measure="bures",
+            of="covariances",
+        )
+
+
 def test_what_a_measure_cannot_do_is_said() -> None:
     a, data = cnn(0), [images(10)[0]]
     for error, why, options in (
