@@ -78,3 +78,35 @@ def hsic_sums(x: list[Tensor], kernels: list[int], bandwidth: Tensor, shift: Ten
 def _(x, kernels, bandwidth, shift) -> tuple[Tensor, Tensor, Tensor]:
     (s, b), n = bandwidth.shape, x[0].shape[0]
     return bandwidth.new_empty(s, b, n), bandwidth.new_empty(s, b, n), bandwidth.new_empty(b, s, s)
+
+
+def hsic_backward(
+    x: list[Tensor],
+    kernels: list[int],
+    bandwidth: Tensor,
+    shift: Tensor,
+    grad_rows: Tensor,
+    grad_diagonal: Tensor,
+    grad_sums: Tensor,
+) -> list[Tensor]:
+    """The gradient (n, p_a) float64 of each side, from those of the results of `hsic_sums` (float64, contiguous)."""
+    return _library.hsic_backward(x, kernels, bandwidth, shift, grad_rows, grad_diagonal, grad_sums)
+
+
+@torch.library.register_fake("stitchkern::hsic_backward")
+def _(x, kernels, bandwidth, shift, grad_rows, grad_diagonal, grad_sums) -> list[Tensor]:
+    return [bandwidth.new_empty(t.shape) for t in x]
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, ctx.kernels, bandwidth, shift = inputs
+    ctx.save_for_backward(bandwidth, shift, *x)
+
+
+def _hsic_gradient(ctx, *grads):
+    bandwidth, shift, *x = ctx.saved_tensors
+    found = hsic_backward(x, ctx.kernels, bandwidth, shift, *(g.contiguous() for g in grads))
+    return [g.to(t.dtype) for g, t in zip(found, x, strict=True)], None, None, None
+
+
+torch.library.register_autograd("stitchkern::hsic_sums", _hsic_gradient, setup_context=_keep)

@@ -148,6 +148,12 @@ def pwcca(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
     return (alpha * rho).sum() / alpha.sum()
 
 
+def linear_r2(x: Tensor, y: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """‖QₓᵀY‖² / ‖Y‖² of centred Y: the share of y's variance in what x spans."""
+    y = y.double() - y.double().mean(0)
+    return (orthonormal_basis(x, tolerance).T @ y).square().sum() / y.square().sum()
+
+
 def svcca(x: Tensor, y: Tensor, threshold: float = 0.99) -> Tensor:
     """Mean canonical correlation of the leading left singular vectors that hold this share of Σσ²."""
     bases = []
@@ -158,16 +164,39 @@ def svcca(x: Tensor, y: Tensor, threshold: float = 0.99) -> Tensor:
     return torch.linalg.svdvals(bases[0].T @ bases[1]).mean()
 
 
-def shape_cosine(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+def shape_cosine(x: Tensor, y: Tensor, alpha: float = 1.0, tolerance: float = 1e-4) -> Tensor:
     """‖φ(X)ᵀφ(Y)‖_* / (‖φ(X)‖ ‖φ(Y)‖), φ(X) = X̃ (α I + (1 − α)(X̃ᵀX̃/n)^-½), X̃ of mean variance 1 where it varies."""
     sides = []
     for t in (x, y):
         u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
-        rank = orthonormal_basis(t).shape[1]
+        rank = orthonormal_basis(t, tolerance).shape[1]
         s = s[:rank] / s[:rank].square().mean().sqrt()
         mixed = s * alpha + (1 - alpha)
         sides.append(u[:, :rank] * mixed / mixed.square().sum().sqrt())
     return torch.linalg.svdvals(sides[0].T @ sides[1]).sum()
+
+
+def gulp_squared(x: Tensor, y: Tensor, ridge: float, tolerance: float = 1e-4) -> Tensor:
+    """‖T_x − T_y‖² with T = X̃ (X̃ᵀX̃ + λI)⁻¹ X̃ᵀ, X̃ centred and of Frobenius norm 1."""
+    predictions = []
+    for t in (x, y):
+        u, s, _ = torch.linalg.svd(t.double() - t.double().mean(0), full_matrices=False)
+        rank = orthonormal_basis(t, tolerance).shape[1]
+        u, share = u[:, :rank], s[:rank].square() / s.square().sum()
+        predictions.append((u * (share / (share + ridge))) @ u.T)
+    return (predictions[0] - predictions[1]).square().sum()
+
+
+def eigenspace_overlap(x: Tensor, y: Tensor, *, center: bool = False, tolerance: float = 1e-6) -> Tensor:
+    """‖UᵀV‖² / max(r_x, r_y) of the left singular vectors; σ ≤ tolerance · σ_max of features of norm 1 are rounding."""
+    bases = []
+    for t in (x, y):
+        t = t.double() - (t.double().mean(0) if center else 0)
+        size = t.square().sum(0).sqrt()
+        live = size > 1e-12 * size.max()
+        u, s, _ = torch.linalg.svd(t[:, live] / size[live], full_matrices=False)
+        bases.append(u[:, s > tolerance * s[0]])
+    return (bases[0].T @ bases[1]).square().sum() / max(b.shape[1] for b in bases)
 
 
 def fidelity(a: Tensor, b: Tensor) -> Tensor:
@@ -180,15 +209,85 @@ def fidelity(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.svdvals(roots[0] @ roots[1]).sum()
 
 
+def correlations(x: Tensor, y: Tensor) -> Tensor:
+    """corr(x_j, y_k) (p, q) of the features that vary."""
+    sides = []
+    for t in (x, y):
+        t = t.double()[:, (t != t[0]).any(0)]
+        t = t - t.mean(0)
+        sides.append(t / t.square().sum(0).sqrt())
+    return sides[0].T @ sides[1]
+
+
+def correlation_match(x: Tensor, y: Tensor, kind: str) -> float:
+    """Hard: the mean correlation of the one-to-one matching with the largest sum; soft: of everyone's best partner."""
+    from scipy.optimize import linear_sum_assignment
+
+    r = correlations(x, y).numpy()
+    if kind == "soft":
+        return float(r.max(1).mean() + r.max(0).mean()) / 2
+    return float(r[linear_sum_assignment(-r)].mean())
+
+
+def transport_cost(cost: Tensor) -> float:
+    """min Σ T∘cost over T ≥ 0 with row sums 1/p and column sums 1/q: the linear programme."""
+    from scipy.optimize import linprog
+
+    p, q = cost.shape
+    sums = torch.cat([torch.eye(p).repeat_interleave(q, 1), torch.eye(q).repeat(1, p)])
+    mass = [1 / p] * p + [1 / q] * q
+    largest = float(cost.abs().max())
+    return float(linprog((cost / largest).flatten().numpy(), A_eq=sums.numpy(), b_eq=mass).fun) * largest
+
+
+def soft_matching_distance(x: Tensor, y: Tensor, *, standardize: bool = False) -> float:
+    """√ min Σ T_jk E(x_j − y_k)² over transport plans, of centred features; of standardised ones that is 2 − 2 corr."""
+    if standardize:
+        return max(transport_cost(2 - 2 * correlations(x, y)), 0.0) ** 0.5
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    return transport_cost((x[:, :, None] - y[:, None]).square().mean(0)) ** 0.5
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """‖mean of the samples‖."""
+    return x.double().mean(0).norm()
+
+
+def concentricity(x: Tensor) -> Tensor:
+    """The mean of cos(x_i, x̄)."""
+    x = x.double()
+    return torch.nn.functional.cosine_similarity(x, x.mean(0, keepdim=True), dim=1).mean()
+
+
+def uniformity(x: Tensor, t: float = 2.0, *, normalize: bool = True, self_pairs: bool = False) -> Tensor:
+    """log of the mean of exp(−t ‖a − b‖²) over pairs of different samples of norm 1, or over all n² pairs."""
+    x = x.double()
+    exponents = -t * distances(x / x.norm(dim=1, keepdim=True) if normalize else x).square()
+    off = exponents[~torch.eye(len(x), dtype=torch.bool)]
+    pairs = exponents.flatten() if self_pairs else off
+    return pairs.logsumexp(0) - torch.tensor(float(len(pairs))).double().log()
+
+
 def sample_distances(x: Tensor, metric: str) -> Tensor:
-    """(n, n): ‖a − b‖, 1 − cos(a, b), or 1 − the correlation of a and b over their features."""
+    """(n, n): ‖a − b‖, or 1 − cos(a, b) = ½‖u − v‖² of samples of norm 1, for "correlation" about their own mean."""
     x = x.double()
     if metric == "euclidean":
-        return torch.stack([(x - row).square().sum(1).sqrt() for row in x])
+        return distances(x)
     if metric == "correlation":
         x = x - x.mean(1, keepdim=True)
-    x = x / x.square().sum(1, keepdim=True).sqrt()
-    return 1 - x @ x.T
+    return distances(x / x.square().sum(1, keepdim=True).sqrt()).square() / 2
+
+
+def tied(d: Tensor, metric: str) -> Tensor:
+    """The same with one value for each run of values whose neighbours lie within rounding: a relative 2^-41, and of
+    samples of norm 1, at a distance of √(2d), 2^-50 of that."""
+    values, order = d.flatten().sort()
+    width = 2.0**-41 * values + (0 if metric == "euclidean" else 2.0**-50 * (2 * values).sqrt())
+    starts = torch.ones_like(values, dtype=torch.bool)
+    starts[1:] = ~(values.diff() <= width[1:])
+    result = torch.empty_like(values)
+    result[order] = values[starts][starts.cumsum(0) - 1]
+    return result.reshape(d.shape)
 
 
 def rsa(x: Tensor, y: Tensor, metric: str, comparison: str) -> float:
@@ -198,15 +297,49 @@ def rsa(x: Tensor, y: Tensor, metric: str, comparison: str) -> float:
     above = torch.triu_indices(len(x), len(x), 1)
     vectors = [sample_distances(t, metric)[above[0], above[1]] for t in (x, y)]
     if comparison == "spearman":
-        vectors = [torch.from_numpy(rankdata(v.numpy())) for v in vectors]
+        vectors = [torch.from_numpy(rankdata(tied(v, metric).numpy())) for v in vectors]
     return torch.corrcoef(torch.stack(vectors))[0, 1].item()
+
+
+def rsm_norm(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """‖S(x) − S(y)‖_F of the n × n inner products (of centred samples: linear) or distances."""
+    sides = []
+    for t in (x.double(), y.double()):
+        if metric in ("linear", "inner"):
+            t = t - t.mean(0) if metric == "linear" else t
+            sides.append(t @ t.T)
+        else:
+            sides.append(sample_distances(t, metric))
+    return (sides[0] - sides[1]).square().sum().sqrt()
+
+
+def distance_correlation(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Tensor:
+    """√ of the mean product of the centred distance matrices, over those with themselves; unbiased: of U-centred ones
+    (zero on the diagonal, sums divided by n − 2 and (n − 1)(n − 2)), and no root."""
+    n, centred = len(x), []
+    for t in (x, y):
+        d = sample_distances(t, "euclidean")
+        if unbiased:
+            d = d - d.sum(0) / (n - 2) - d.sum(1, keepdim=True) / (n - 2) + d.sum() / ((n - 1) * (n - 2))
+            d = d - d.diag().diag()
+        else:
+            d = d - d.mean(0) - d.mean(1, keepdim=True) + d.mean()
+        centred.append(d)
+    a, b = centred
+    value = (a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()
+    return value if unbiased else value.clamp(min=0).sqrt()
+
+
+def neighbour_lists(x: Tensor, k: int, metric: str) -> list[list[int]]:
+    """The k nearest other samples of each by distance; equally distant ones by index."""
+    d = tied(sample_distances(x, metric), metric)
+    order = d.fill_diagonal_(torch.inf).argsort(stable=True)
+    return order[:, :k].tolist()
 
 
 def neighbour_sets(x: Tensor, k: int, metric: str) -> list[set[int]]:
     """The k nearest other samples of each; of equally distant ones the first."""
-    d = sample_distances(x, metric)
-    order = [[j for j in row.argsort(stable=True).tolist() if j != i] for i, row in enumerate(d)]
-    return [set(o[:k]) for o in order]
+    return [set(found) for found in neighbour_lists(x, k, metric)]
 
 
 def mutual_knn(x: Tensor, y: Tensor, k: int, metric: str) -> float:
@@ -219,6 +352,32 @@ def jaccard(x: Tensor, y: Tensor, k: int, metric: str) -> float:
     """The mean of |N_x(i) ∩ N_y(i)| / |N_x(i) ∪ N_y(i)|."""
     both = zip(neighbour_sets(x, k, metric), neighbour_sets(y, k, metric), strict=True)
     return sum(len(a & b) / len(a | b) for a, b in both) / len(x)
+
+
+def cycle_knn(x: Tensor, y: Tensor, k: int, metric: str) -> float:
+    """The share of i that are among the neighbours in x of some neighbour of i in y."""
+    in_x, in_y = neighbour_sets(x, k, metric), neighbour_sets(y, k, metric)
+    return sum(any(i in in_x[j] for j in found) for i, found in enumerate(in_y)) / len(x)
+
+
+def rank_similarity(x: Tensor, y: Tensor, k: int, metric: str) -> float:
+    """The mean over samples of Σ 2 / ((1 + |r − s|)(r + s)) / (1 + … + 1/K) over the K neighbours that are shared."""
+    total = 0.0
+    for a, b in zip(neighbour_lists(x, k, metric), neighbour_lists(y, k, metric), strict=True):
+        ranks = [(a.index(j) + 1, b.index(j) + 1) for j in set(a) & set(b)]
+        score = sum(2 / ((1 + abs(r - s)) * (r + s)) for r, s in ranks)
+        total += score / sum(1 / i for i in range(1, len(ranks) + 1)) if ranks else 0.0
+    return total / len(x)
+
+
+def second_order_cosine(x: Tensor, y: Tensor, k: int) -> float:
+    """The mean cosine of (cos(x_i, x_j)) and (cos(y_i, y_j)) over the neighbours j of i in x or in y."""
+    kernels = [1 - sample_distances(t, "cosine") for t in (x, y)]
+    total = 0.0
+    for i, (a, b) in enumerate(zip(*(neighbour_sets(t, k, "cosine") for t in (x, y)), strict=True)):
+        s, t = (m[i, list(a | b)] for m in kernels)
+        total += (s @ t / (s.norm() * t.norm())).item()
+    return total / len(x)
 
 
 def cknna(x: Tensor, y: Tensor, k: int) -> float:

@@ -172,6 +172,10 @@ class Statistics:
             *((t := getattr(self, f.name)).expand(*batch, *t.shape[len(self.batch) :]) for f in fields(self))
         )
 
+    def swapped(self) -> Statistics:
+        """The same problems with x and y exchanged."""
+        return Statistics(self.cov_yy, self.cov_xy.mT, self.cov_xx, self.mean_y, self.mean_x, self.count, self.epsilon)
+
     def combine(self, weights: Tensor) -> Statistics:
         r"""The statistics of the last batch dimension's b blocks put together, each counted ``weights`` times.
 

@@ -1,5 +1,6 @@
 """The command line: exit codes, one clear line for every expected error, and whole runs."""
 
+import csv
 import json
 import os
 import runpy
@@ -11,10 +12,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.testing import assert_close
 
 import stitchkern
+import stitchkern as sk
 from stitchkern import cli
+from stitchkern.comparison import SimilarityMatrix, counterparts, headline
+from stitchkern.models import activations
 from stitchkern.studies.result import StitchingResult
+from tests.page import check_alone
 
 NETS = """
 import torch
@@ -73,6 +79,15 @@ def badly_labelled():
 def negative():
     for x, y in batches():
         yield x, y - 1
+
+def inputs():
+    for x, y in batches():
+        yield x
+
+def dead():
+    model = Small()
+    model.bn1.bias.data.fill_(-100.0)
+    return model
 
 def quits():
     raise SystemExit(1)
@@ -176,6 +191,33 @@ A, B = "nets.py:Small@seed0.pt", "nets.py:Small@seed1.pt"
         (["stitch", A, B, "--data", "splits.npz", "--std", "1,nan,1"], ["std must be finite"]),
         (["stitch", A, B, "--data", "splits.npz", "--std", "1,-1,1"], ["std must be positive"]),
         (["stitch", A, B, "--data", "splits.npz", "--mean", "inf"], ["mean must be finite"]),
+        (["compare", A], ["Missing option '--data'"]),
+        (["compare", "nets.py:Smal", B, "--data", "splits.npz"], ["no 'Smal'", "Small"]),
+        (["compare", A, B, "--data", "none.npz"], ["no such data file none.npz"]),
+        (["compare", A, B, "--data", "splits.npz", "--split", "valid"], ["no images of split 'valid'"]),
+        (["compare", A, B, "--data", "nets.py:none"], ["gave no batch"]),
+        (["compare", A, B, "--data", "grey.npz"], ["A 'nets.py:Small@seed0.pt' does not take inputs (40, 1, 8, 8)"]),
+        (["compare", A, "torch.nn:Flatten", "--data", "splits.npz"], ["model_b has no layer"]),
+        (["compare", A, B, "--data", "splits.npz", "--layers-a", "bn3"], ["no layer 'bn3'", "nearest: bn2, bn1"]),
+        (["compare", A, "--data", "splits.npz", "--layers-b", "bn3"], ["no layer 'bn3'", "nearest: bn2, bn1"]),
+        (["compare", A, B, "--data", "splits.npz", "--measure", "ckka"], ["measure must be one of", "'ckka'"]),
+        (["compare", A, B, "--data", "splits.npz", "--features", "mean"], ["'--features'", "pool"]),
+        (["compare", A, B, "--data", "splits.npz", "--features", "positions"], ["the same positions", "'conv1'"]),
+        (["compare", A, B, "--data", "splits.npz", "--biased"], ["minibatch estimator is unbiased"]),
+        (["compare", A, B, "--data", "splits.npz", "--bandwidth", "2"], ["the linear kernel has none"]),
+        (
+            ["compare", A, B, "--data", "splits.npz", "--measure", "svcca", "--estimator", "minibatch"],
+            ["'svcca' has no minibatch estimator"],
+        ),
+        (["compare", A, B, "--data", "splits.npz", "--option", "k5"], ["'--option'", "NAME=VALUE", "'k5'"]),
+        (["compare", A, B, "--data", "splits.npz", "--option", "kernel=rbf"], ["--kernel"]),
+        (
+            ["compare", A, B, "--data", "splits.npz", "--measure", "mutual_knn", "--option", "q=5"],
+            ["'mutual_knn'", "'q'"],
+        ),
+        (["compare", A, B, "--data", "splits.npz", "--batch-size", "3"], ["four samples"]),
+        (["compare", A, B, "--data", "splits.npz", "--out", "nets.py/report"], ["--out"]),
+        (["compare", A, B, "--data", "nets.py:missing"], ["nets.py:missing", "FileNotFoundError", "no such file.png"]),
         (["layers", A, "--data", "nets.py:none"], ["gave no batch"]),
         (["layers", A, "--input-shape", "3,0,8"], ["'--input-shape'", "must be positive", "3,0,8"]),
         (["layers", A, "--input-shape=-3,8,8"], ["'--input-shape'", "must be positive"]),
@@ -209,7 +251,7 @@ def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
 
 def test_version_and_help(run):
     assert run("--version").stdout == f"stitchkern {stitchkern.__version__}\n"
-    for args in ([], ["--help"], ["stitch", "-h"]):
+    for args in ([], ["--help"], ["stitch", "-h"], ["compare", "-h"]):
         result = run(*args)
         assert result.exit_code == 0 and "Usage: " in result.stdout
 
@@ -284,6 +326,102 @@ def test_stitch_other_layers_other_sizes_and_data_from_a_function(run, tmp_path)
     assert [pair.name for pair in found.pairs] == ["conv1 → bn1", "bn1 → bn2"]
     assert [(pair.front_channels, pair.end_channels) for pair in found.pairs] == [(6, 7), (6, 5)]
     assert found.fit_images == found.test_images == 20
+
+
+def similarity_of(out):
+    """What compare wrote, the same in its files."""
+    matrix = SimilarityMatrix.load(out / "result.json")
+    with (out / "similarity.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["layer_a"], r["layer_b"]) for r in rows] == [(a, b) for a in matrix.layers_a for b in matrix.layers_b]
+    values = torch.tensor([float(row["value"] or "nan") for row in rows], dtype=torch.float64)
+    assert_close(values.view(matrix.shape), matrix.values, rtol=0, atol=0, equal_nan=True)
+    page = check_alone((out / "index.html").read_text(encoding="utf-8"))
+    assert headline(matrix) in page.text and matrix.made["Command"] in page.text
+    return matrix
+
+
+def tapped(weights, layers, images):
+    """The layers of that network, as (rows, features), in float64."""
+    model = runpy.run_path("nets.py")["Small"]()
+    model.load_state_dict(torch.load(weights))
+    found = activations(model.eval(), layers, images)
+    return [x.flatten(1).double() for x in found.values()]
+
+
+def test_compare_writes_a_report(run, tmp_path):
+    out = tmp_path / "new" / "report"
+    result = run("compare", A, B, "--data", "unlabelled.npz", "--batch-size", "8", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(f"Report: {out / 'index.html'}\n") and result.stderr == ""
+    matrix = similarity_of(out)
+    layers = ["conv1", "bn1", "relu1", "conv2", "bn2", "pool", "flatten", "fc"]
+    assert matrix.layers_a == matrix.layers_b == layers and matrix.names == ("seed0", "seed1")
+    assert (matrix.samples, matrix.estimator, matrix.measure) == (40, "minibatch", "cka")
+    assert headline(matrix) in result.stdout
+    assert matrix.made["Command"].startswith(f"stitchkern compare {A} {B} --data unlabelled.npz --batch-size 8")
+    assert matrix.made["Model B"] == f"seed1, 483 parameters, {B}" and matrix.made["Data"] == "unlabelled.npz"
+    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
+    for i, c in enumerate(counterparts(matrix)):
+        value = matrix.values[i].max()
+        assert rows[c.layer][0] == c.best and rows[c.layer][2] == f"{value:.3f}"
+
+
+def test_compare_measures_what_it_was_asked_for(run, place, tmp_path):
+    images = torch.from_numpy(np.load(place / "splits.npz")["test_images"]).movedim(-1, 1) / 255
+    common = ["compare", A, B, "--data", "splits.npz", "--split", "test", "--layers-a", "bn1,fc", "--layers-b", "bn2"]
+    result = run(
+        *common, "--estimator", "exact", "--unbiased", "--kernel", "rbf", "--bandwidth", "2", "--out", tmp_path
+    )
+    assert result.exit_code == 0, result.output
+    matrix = similarity_of(tmp_path)
+    assert matrix.shape == (2, 1) and matrix.samples == 10 and matrix.made["Data"] == "split 'test' of splits.npz"
+    xs, (y,) = tapped("seed0.pt", ["bn1", "fc"], images), tapped("seed1.pt", ["bn2"], images)
+    expected = [sk.cka(x, y, kernel="rbf", bandwidth=2.0, unbiased=True) for x in xs]
+    assert_close(matrix.values[:, 0], torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+    result = run(
+        *common, "--measure", "procrustes_distance", "--option", "kind=angular", "--blocks", "0", "--out", tmp_path
+    )
+    assert result.exit_code == 0, result.output
+    matrix = similarity_of(tmp_path)
+    expected = [sk.procrustes_distance(x, y, kind="angular") for x in xs]
+    assert_close(matrix.values[:, 0], torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+    result = run(*common, "--measure", "mutual_knn", "--option", "k=3", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    expected = [sk.mutual_knn(x, y, k=3) for x in xs]
+    assert_close(similarity_of(tmp_path).values[:, 0], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_compare_one_model_with_itself(run, tmp_path):
+    result = run("compare", A, "--data", "splits.npz", "--features", "pool", "--layers-a", "bn1,bn2", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    matrix = similarity_of(tmp_path)
+    assert matrix.names == ("seed0", "seed0") and matrix.made["Model"] == f"seed0, 483 parameters, {A}"
+    assert "Model B" not in matrix.made and len(matrix.layers_b) == 8
+    for layer in ("bn1", "bn2"):
+        i, j = matrix.layers_a.index(layer), matrix.layers_b.index(layer)
+        assert matrix.values[i, j] == pytest.approx(1, abs=1e-12)
+    assert "most similar other" in result.stdout and "same name" not in result.stdout
+
+
+def test_compare_networks_of_any_make_on_data_from_a_function(run, tmp_path):
+    result = run(
+        "compare", "nets.py:strided", "nets.py:wide", "--data", "nets.py:inputs", "--limit", "12", "--out", tmp_path
+    )
+    assert result.exit_code == 0, result.output
+    assert "nets.py:wide names no @weights" in result.stderr
+    matrix = similarity_of(tmp_path)
+    assert matrix.names == ("strided", "wide") and matrix.samples == 12 and matrix.shape == (8, 8)
+
+
+def test_compare_says_what_never_varies(run, tmp_path):
+    result = run("compare", "nets.py:dead", B, "--data", "splits.npz", "--layers-b", "fc", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "'relu1'" in result.stderr and "Traceback" not in result.stderr
+    matrix = similarity_of(tmp_path)
+    assert matrix.values[matrix.layers_a.index("relu1")].isnan().all() and not matrix.values[0].isnan().any()
+    line = next(line for line in result.stdout.splitlines() if line.startswith("relu1"))
+    assert "undefined" in line
 
 
 def test_doctor_is_content_here(run):

@@ -27,7 +27,8 @@ SHIFT = table((0.0, 0.0), (0.5, 0.25), (1.0, 0.999))
 
 
 def run_sides(sides, kernels, bandwidth, shift):
-    return ops.hsic_sums(list(sides), [ops.HSIC_KERNELS[k] for k in kernels], bandwidth, shift)
+    device = sides[0].device
+    return ops.hsic_sums(list(sides), [ops.HSIC_KERNELS[k] for k in kernels], bandwidth.to(device), shift.to(device))
 
 
 def run(x, y, kernel_x, kernel_y, bandwidth=BANDWIDTH, shift=SHIFT):
@@ -38,14 +39,16 @@ def check(x, y, kernel_x, kernel_y, bandwidth=BANDWIDTH, shift=SHIFT, roundoff=1
     check_sides((x, y), (kernel_x, kernel_y), bandwidth, shift, roundoff)
 
 
-def check_sides(sides, kernels, bandwidth, shift, roundoff=1e-16) -> None:
+def check_sides(sides, kernels, bandwidth, shift, roundoff=1e-16):
     """The op against the reference, within what errors of |a − b|² by a few roundoffs of the largest |a|² add up to.
 
     Linear kernels of narrow data take float32 products from 128 samples on.
     """
     if set(kernels) == {"linear"} and len(sides[0]) >= 128 and all(t.dtype != torch.float64 for t in sides):
         roundoff = 6e-8
-    results = run_sides(sides, kernels, bandwidth, shift)
+    found = run_sides(sides, kernels, bandwidth, shift)
+    assert all(t.device == sides[0].device for t in found)
+    results, sides = [t.cpu() for t in found], [t.cpu() for t in sides]
     wanted = reference.hsic_sums(sides, kernels, bandwidth, shift)
     n = len(sides[0])
     for ours, theirs in zip(results, wanted, strict=True):
@@ -71,6 +74,7 @@ def check_sides(sides, kernels, bandwidth, shift, roundoff=1e-16) -> None:
             bound = (size[a] * error[c] + error[a] * size[c]).sum() + 2e-16 * n * (size[a] * size[c]).sum()
             assert (results[2][i, a, c] - wanted[2][i, a, c]).abs() <= bound
     assert torch.equal(results[2], results[2].mT)
+    return found
 
 
 def median(t: torch.Tensor) -> float:
@@ -84,32 +88,32 @@ def median(t: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 12, 13, 95, 96, 97, 191, 192, 193, 300])
 @pytest.mark.parametrize("p, q", [(1, 7), (7, 1), (64, 200), (200, 64), (300, 513)])
-def test_sizes(n, p, q, generator):
-    x, y = torch.randn(n, p, generator=generator), torch.randn(n, q, generator=generator)
+def test_sizes(n, p, q, generator, device):
+    x, y = (torch.randn(n, c, generator=generator).to(device) for c in (p, q))
     for kernel in RADIAL:
         check(x, y, kernel, kernel)
 
 
 @pytest.mark.parametrize("kernel_y", KERNELS)
 @pytest.mark.parametrize("kernel_x", KERNELS)
-def test_kernels_of_each_side(kernel_x, kernel_y, generator):
+def test_kernels_of_each_side(kernel_x, kernel_y, generator, device):
     for n in (7, 130):
-        x, y = torch.randn(n, 9, generator=generator) + 3, torch.randn(n, 5, generator=generator) - 1
+        x, y = (torch.randn(n, c, generator=generator).to(device) + m for c, m in ((9, 3), (5, -1)))
         check(x, y, kernel_x, kernel_y)
         check(x.double(), y, kernel_x, kernel_y, BANDWIDTH[:, :1].contiguous(), SHIFT[:, :1].contiguous())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_types_and_strides(dtype, generator):
-    base = torch.randn(240, 40, generator=generator).to(dtype)
+def test_types_and_strides(dtype, generator, device):
+    base = torch.randn(240, 40, generator=generator).to(device, dtype)
     for x in (base[::2, 3:20], base[:, :120].T[:37].T.repeat(1, 1)[:120], base[:40].T.expand(40, 40)[:, ::3]):
         n = len(x)
-        y = torch.randn(7, n, generator=generator).to(dtype).T  # samples are contiguous, channels are not
+        y = torch.randn(7, n, generator=generator).to(device, dtype).T  # samples are contiguous, channels are not
         for kernel in KERNELS:
             check(x, y, kernel, kernel)
             contiguous = run(x.contiguous(), y.contiguous(), kernel, kernel)
             assert all(torch.equal(a, b) for a, b in zip(run(x, y, kernel, kernel), contiguous, strict=True))
-    one = torch.randn(1, 6, generator=generator).to(dtype).expand(100, 6)  # one sample, again and again
+    one = torch.randn(1, 6, generator=generator).to(device, dtype).expand(100, 6)  # one sample, again and again
     check(one, base[:100], "rbf", "rbf")
 
 
@@ -177,6 +181,17 @@ def test_same_bits_for_any_number_of_threads(generator):
         for other in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
     check(x, y, "rbf", "laplace")
+
+
+@pytest.mark.parametrize("sides, n", [(1, 300), (3, 130), (5, 300), (33, 70), (70, 20)])
+def test_sides_repeatably(sides, n, generator, device):
+    x = [(torch.randn(n, 1 + i % 19, generator=generator) + i).to(device) for i in range(sides)]
+    kernels = [KERNELS[i % 3] for i in range(sides)]
+    sigma = torch.tensor([[1.0, 3.0]], dtype=torch.float64) * torch.tensor([[t.shape[1] ** 0.5] for t in x])
+    found = check_sides(x, kernels, sigma, sigma * 0 + 0.3)
+    for again in range(2):
+        for ours, theirs in zip(found, run_sides(x, kernels, sigma, sigma * 0 + 0.3), strict=True):
+            assert torch.equal(ours, theirs), again
 
 
 @pytest.mark.parametrize("path", ["baseline", "avx2", "avx512"])
@@ -305,8 +320,8 @@ HOSTILE += ["outlier dimension", "low rank", "clusters", "identical", "independe
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("kernel", RADIAL)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_indices(name, kernel, unbiased, generator):
-    check_indices(*features(name, generator), name, kernel, unbiased, (0.2, 1.0, 5.0, 50.0))
+def test_indices(name, kernel, unbiased, generator, device):
+    check_indices(*features(name, generator), name, kernel, unbiased, (0.2, 1.0, 5.0, 50.0), device)
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -316,10 +331,10 @@ def test_indices_of_many_samples(name, unbiased, generator):
     check_indices(*features(name, generator, 1030), name, "rbf", unbiased, (1.2, 5.0, 50.0))
 
 
-def check_indices(x, y, name, kernel, unbiased, multiples) -> None:
-    specs = [f"{m} median" for m in multiples]
-    found = sk.hsic(x, y, kernel=kernel, bandwidth=specs, unbiased=unbiased)
-    similarity = sk.cka(x, y, kernel=kernel, bandwidth=specs, unbiased=unbiased)
+def check_indices(x, y, name, kernel, unbiased, multiples, device="cpu") -> None:
+    specs, given = [f"{m} median" for m in multiples], (x.to(device), y.to(device))
+    found = sk.hsic(*given, kernel=kernel, bandwidth=specs, unbiased=unbiased)
+    similarity = sk.cka(*given, kernel=kernel, bandwidth=specs, unbiased=unbiased)
     assert found.shape == similarity.shape == (len(specs),) and found.dtype == torch.float64
     for i, multiple in enumerate(multiples):
         k, l = (reference.kernel_matrix(t, kernel, multiple * median(t)) for t in (x, y))
@@ -327,7 +342,7 @@ def check_indices(x, y, name, kernel, unbiased, multiples) -> None:
         scale = math.sqrt(xx * yy)
         assert found[i].item() == pytest.approx(xy, abs=1e-6 * scale)
         assert similarity[i].item() == pytest.approx(xy / scale, abs=1e-6)
-        assert sk.cka(x, y, kernel=kernel, bandwidth=specs[i], unbiased=unbiased) == pytest.approx(
+        assert sk.cka(*given, kernel=kernel, bandwidth=specs[i], unbiased=unbiased) == pytest.approx(
             similarity[i].item(), rel=1e-6
         )
     if name == "identical":

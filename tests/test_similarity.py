@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -111,17 +110,6 @@ def test_undefined_is_an_error(generator):
         sk.cka(x)
     with pytest.raises(ValueError, match="they hold both sides"):
         sk.cka(sk.Moments(3, 3), x)
-
-
-def test_linear_r2(generator):
-    x, y = features("plain", generator)
-    xc, yc = (t.double().numpy() - t.double().numpy().mean(0) for t in (x, y))
-    q, _ = np.linalg.qr(xc)
-    expected = (q.T @ yc).__pow__(2).sum() / (yc**2).sum()
-    assert sk.linear_r2(x, y) == pytest.approx(expected, abs=1e-6)
-    assert sk.linear_r2(sk.Moments(48, 32).update(x, y)) == pytest.approx(expected, abs=1e-6)
-    assert sk.linear_r2(x, y) != pytest.approx(sk.linear_r2(y, x), abs=1e-3)
-    assert sk.linear_r2(x, x) == pytest.approx(1, abs=1e-6)
 
 
 def test_cka_of_statistics_is_that_of_their_moments(generator):

@@ -48,7 +48,9 @@ void launch(const char* name, void (*kernel)(P...), int64_t blocks, int threads,
 }
 
 // So that tests see what was read before it was written.
-inline void poison(void* data, int64_t bytes) { std::memset(data, 0xff, size_t(bytes)); }
+inline void poison(void* data, int64_t bytes) {
+  if (bytes > 0) std::memset(data, 0xff, size_t(bytes));
+}
 
 #else
 

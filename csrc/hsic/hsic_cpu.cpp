@@ -18,54 +18,18 @@
 // 1e-9 or so, in two thirds of the time. The root in Laplace kernels would magnify the error for close samples.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <tuple>
 #include <vector>
 
-#include "../common/cpu.h"
-#include "../common/parallel.h"
-#include "hsic_cpu.h"
+#include "hsic_cpu_tiles.h"
 #include "hsic_op.h"
 
 namespace stitchkern::hsic {
 namespace {
 
-constexpr int64_t BLOCK_BYTES = 32 << 20;  // of the tiles of a block, and their sums: within most third-level caches
-constexpr int64_t BLOCK_TILES = 8;         // at most, in each direction
-constexpr int64_t GROUP_CHANNELS = 1024;   // of a group, a multiple of CHANNELS
-constexpr int64_t MEAN_ROWS = 1024, MEAN_CHANNELS = 256;            // summed by one task
 constexpr double SAFE_REACH = 4;                                    // |a|² / σ² that float32 products may have
 constexpr int64_t SAFE_ROWS_RADIAL = 1024, SAFE_ROWS_LINEAR = 128;  // samples that they need
 constexpr double SAFE_SMALLEST = 0x1p-60, SAFE_LARGEST = 0x1p100;   // |a|², lest what adds up to it leaves float32
-constexpr int64_t PACK_COST = 4, EXP_COST = 32;                     // of one number, in multiply-adds
-
-template <class T>
-const Products<T>& products() {
-  if constexpr (sizeof(T) == 4)
-    return STITCHKERN_FOR_CPU_PATH(products_f32);
-  else
-    return STITCHKERN_FOR_CPU_PATH(products_f64);
-}
-const Functions& functions() { return STITCHKERN_FOR_CPU_PATH(functions); }
-
-// Uninitialised numbers on a cache line.
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (size_t(count) * sizeof(T) + 64) / 64 * 64))) {
-    if (!data_) throw std::bad_alloc();
-  }
-  T* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 // Whether float32 products may be good enough; `are_safe` has the last word, once norms are known.
 bool may_be_float32(const Batch& batch) {
@@ -75,63 +39,27 @@ bool may_be_float32(const Batch& batch) {
   });
 }
 
-// Some channels of one side, and where they lie among those packed with them.
-struct Stretch {
-  int64_t side, channel0, channels, offset;
-};
-using Group = std::vector<Stretch>;
-
-std::vector<Group> groups_of(const Batch& batch) {
-  std::vector<Group> groups;
-  int64_t used = GROUP_CHANNELS;
-  for (int64_t side = 0; side < batch.sides_count; ++side) {
-    const int64_t all = batch.sides[side].x.channels;
-    for (int64_t c = 0; c < all;) {
-      int64_t room = GROUP_CHANNELS - used;
-      if (all - c > room) room = room / CHANNELS * CHANNELS;  // cut where products are added up anyway
-      if (room == 0 || (c == 0 && all > room && all <= GROUP_CHANNELS)) groups.emplace_back(), used = 0;
-      const int64_t channels = std::min(all - c, GROUP_CHANNELS - used);
-      groups.back().push_back({side, c, channels, used});
-      c += channels, used += channels;
-    }
-  }
-  return groups;
-}
-
 template <class T>
-class Sums {
+class Sums : Tiles<T> {
+  using Tiles<T>::batch_, Tiles<T>::sides_, Tiles<T>::tiles_, Tiles<T>::side_, Tiles<T>::groups_, Tiles<T>::norms_,
+      Tiles<T>::scale_, Tiles<T>::shift_;
+
  public:
   explicit Sums(const Batch& batch)
-      : batch_(batch),
-        sides_(batch.sides_count),
+      : Tiles<T>(batch,
+                 batch.sides_count * batch.bandwidths * (2 * TILE + batch.sides_count) * int64_t(sizeof(double))),
         width_(batch.bandwidths * batch.sides_count),
-        tiles_((batch.count + TILE - 1) / TILE),
-        side_(block_side(batch)),
-        groups_(groups_of(batch)),
-        values_(side_ * side_ * sides_ * TILE * TILE),
-        packed_{Buffer<T>(side_ * TILE * GROUP_CHANNELS), Buffer<T>(side_ * TILE * GROUP_CHANNELS)},
         partial_rows_(side_ * side_ * width_ * TILE),
         partial_columns_(side_ * side_ * width_ * TILE),
-        partial_sums_(side_ * side_ * width_ * sides_),
-        norms_(sides_ * tiles_ * TILE, 0.0) {
-    first_channel_.assign(1, 0);
-    for (int64_t a = 0; a < sides_; ++a) first_channel_.push_back(first_channel_[a] + batch.sides[a].x.channels);
-    mean_.resize(first_channel_.back());
-    for (int64_t b = 0; b < batch.bandwidths; ++b)
-      for (int64_t a = 0; a < sides_; ++a) {
-        const double sigma = batch.bandwidth[a * batch.bandwidths + b];
-        scale_.push_back(batch.sides[a].kernel == Kernel::rbf ? 1 / (2 * sigma * sigma) : 1 / sigma);
-        shift_.push_back(batch.shift[a * batch.bandwidths + b]);
-      }
-  }
+        partial_sums_(side_ * side_ * width_ * sides_) {}
 
   // False where float32 products turn out not to be good enough.
   bool run() {
     std::fill_n(batch_.rows, width_ * batch_.count, 0.0);
     std::fill_n(batch_.sums, width_ * sides_, 0.0);
-    const int64_t blocks = (tiles_ + side_ - 1) / side_;
+    const int64_t blocks = this->blocks();
     if (blocks > 1)
-      for (const Group& group : groups_) find_means(group);
+      for (const Group& group : groups_) this->find_means(group);
     for (int64_t i = 0; i < blocks; ++i) visit(i, i, blocks == 1);  // which finds the norms
     if (sizeof(T) == 4 && !are_safe()) return false;
     for (int64_t i = 0; i < blocks; ++i)
@@ -147,105 +75,29 @@ class Sums {
   }
 
  private:
-  static int64_t block_side(const Batch& batch) {
-    const int64_t numbers = TILE * TILE + batch.bandwidths * (2 * TILE + batch.sides_count);  // of a tile of one side
-    const int64_t bytes = batch.sides_count * numbers * int64_t(sizeof(double));
-    int64_t side = 1;
-    while (side < BLOCK_TILES && (side + 1) * (side + 1) * bytes <= BLOCK_BYTES) ++side;
-    return std::max<int64_t>(1, std::min(side, (batch.count + TILE - 1) / TILE));
-  }
-  int rows_in(int64_t tile) const { return int(std::min<int64_t>(TILE, batch_.count - tile * TILE)); }
-  double* norms(int64_t side, int64_t tile) { return &norms_[(side * tiles_ + tile) * TILE]; }
-  double* values(int64_t place, int64_t side) const { return values_.get() + (place * sides_ + side) * TILE * TILE; }
-
-  void find_means(const Group& group) {
-    struct Piece {
-      int64_t side, channel0, channels;
-      double* mean;
-    };
-    std::vector<Piece> pieces;
-    int64_t channels = 0;
-    for (const Stretch& s : group) {
-      channels += s.channels;
-      for (int64_t c = 0; c < s.channels; c += MEAN_CHANNELS)
-        pieces.push_back({s.side, s.channel0 + c, std::min(MEAN_CHANNELS, s.channels - c),
-                          &mean_[first_channel_[s.side] + s.channel0 + c]});
-    }
-    const int64_t count = int64_t(pieces.size()), parts = (batch_.count + MEAN_ROWS - 1) / MEAN_ROWS;
-    std::vector<double> sums(parts * count * MEAN_CHANNELS);
-    parallel_tasks(count * parts, batch_.count * channels, [&](int64_t task) {
-      const Piece& piece = pieces[task % count];
-      const int64_t row0 = task / count * MEAN_ROWS;
-      functions().mean({&batch_.sides[piece.side].x, row0, std::min(MEAN_ROWS, batch_.count - row0), piece.channel0,
-                        piece.channels, &sums[task * MEAN_CHANNELS]});
-    });
-    for (int64_t i = 0; i < count; ++i) {
-      const Piece& piece = pieces[i];
-      const Rows& x = batch_.sides[piece.side].x;
-      dispatch(x.dtype, [&](auto source) {
-        const auto* first = static_cast<const decltype(source)*>(x.data) + piece.channel0 * x.channel_stride;
-        for (int64_t c = 0; c < piece.channels; ++c) {
-          double total = 0;
-          for (int64_t part = 0; part < parts; ++part) total += sums[(part * count + i) * MEAN_CHANNELS + c];
-          piece.mean[c] = total / double(batch_.count) + double(widen(first[c * x.channel_stride]));
-        }
-      });
-    }
-  }
-
   // All that two blocks of samples have to do with each other.
   void visit(int64_t block_i, int64_t block_j, bool with_means) {
     const bool diagonal = block_i == block_j;
-    const int64_t first_i = block_i * side_, first_j = block_j * side_;
-    const int64_t tiles_i = std::min(side_, tiles_ - first_i), tiles_j = std::min(side_, tiles_ - first_j);
-    struct Pair {
-      int64_t i, j;  // within their blocks
-    };
+    const int64_t first_i = this->first_tile(block_i), first_j = this->first_tile(block_j);
     std::vector<Pair> pairs;
-    for (int64_t i = 0; i < tiles_i; ++i)
-      for (int64_t j = diagonal ? i : 0; j < tiles_j; ++j) pairs.push_back({i, j});
+    for (int64_t i = 0; i < this->tiles_of(block_i); ++i)
+      for (int64_t j = diagonal ? i : 0; j < this->tiles_of(block_j); ++j) pairs.push_back({i, j});
     const int64_t count = int64_t(pairs.size());
     const auto extent = [&](const Pair& pair) {
-      return Extent{rows_in(first_i + pair.i), rows_in(first_j + pair.j), diagonal && pair.i == pair.j};
+      return Extent{this->rows_in(first_i + pair.i), this->rows_in(first_j + pair.j), diagonal && pair.i == pair.j};
     };
-
-    for (const Group& group : groups_) {
-      if (with_means) find_means(group);
-      const int64_t stretches = int64_t(group.size()), channels = group.back().offset + group.back().channels;
-      const int64_t tiles = diagonal ? tiles_i : tiles_i + tiles_j;
-      parallel_tasks(tiles * stretches, PACK_COST * tiles * TILE * channels, [&](int64_t task) {
-        const Stretch& s = group[task % stretches];
-        const int64_t place = task / stretches;
-        const bool left = place < tiles_i;
-        const int64_t tile = left ? first_i + place : first_j + place - tiles_i;
-        products<T>().pack({&batch_.sides[s.side].x, &mean_[first_channel_[s.side] + s.channel0], tile * TILE,
-                            rows_in(tile), s.channel0, s.channels,
-                            packed(s, left ? 0 : 1, left ? place : place - tiles_i),
-                            diagonal ? norms(s.side, tile) : nullptr});
-      });
-      parallel_tasks(2 * count * stretches, count * TILE * TILE * channels, [&](int64_t task) {
-        const Stretch& s = group[task / 2 % stretches];
-        const int64_t place = task / 2 / stretches;
-        const int half = int(task % 2) * TILE / 2;
-        const Pair& pair = pairs[place];
-        products<T>().multiply({packed(s, 0, pair.i), packed(s, diagonal ? 0 : 1, pair.j), s.channels, extent(pair),
-                                half, half + TILE / 2, s.channel0 == 0, values(place, s.side)});
-      });
-    }
+    this->multiply(block_i, block_j, pairs, extent, with_means, diagonal);
 
     const int64_t cost = count * TILE * TILE * width_ * (EXP_COST + sides_ / 2);
     parallel_tasks(count, cost, [&](int64_t place) {
       const Pair& pair = pairs[place];
       const Extent wanted = extent(pair);
-      for (int64_t a = 0; a < sides_; ++a)
-        if (batch_.sides[a].kernel != Kernel::linear)
-          functions().distances({batch_.sides[a].kernel, norms(a, first_i + pair.i), norms(a, first_j + pair.j), wanted,
-                                 values(place, a)});
+      this->to_distances(place, first_i + pair.i, first_j + pair.j, wanted);
       const Buffer<double> scratch(scratch_size(sides_));
       for (int64_t b = 0; b < batch_.bandwidths; ++b) {
         const int64_t at = place * width_ + b * sides_;
-        functions().add({int(sides_), batch_.sides, values(place, 0), &scale_[b * sides_], &shift_[b * sides_], wanted,
-                         partial_rows_.get() + at * TILE, partial_columns_.get() + at * TILE,
+        functions().add({int(sides_), batch_.sides, this->values(place, 0), &scale_[b * sides_], &shift_[b * sides_],
+                         wanted, partial_rows_.get() + at * TILE, partial_columns_.get() + at * TILE,
                          partial_sums_.get() + at * sides_, scratch.get()});
       }
     });
@@ -263,10 +115,6 @@ class Sums {
           for (int64_t c = a; c < sides_; ++c)
             batch_.sums[(b * sides_ + a) * sides_ + c] += partial_sums_.get()[at * sides_ + c];
         }
-  }
-
-  T* packed(const Stretch& s, int which, int64_t place) const {
-    return packed_[which].get() + (place * GROUP_CHANNELS + s.offset) * TILE;
   }
 
   bool are_safe() const {
@@ -291,17 +139,9 @@ class Sums {
               (batch_.sides[a].kernel == Kernel::linear ? norms_[a * tiles_ * TILE + i] : 1) - shift_[b * sides_ + a];
   }
 
-  const Batch& batch_;
-  const int64_t sides_, width_;  // width: sides of all bandwidths
-  const int64_t tiles_, side_;   // tiles of samples; of a block, in each direction
-  const std::vector<Group> groups_;
-  const Buffer<double> values_;                          // [side × side][sides][TILE, TILE]
-  const Buffer<T> packed_[2];                            // [side][TILE × GROUP_CHANNELS]
+  const int64_t width_;                                  // sides of all bandwidths
   const Buffer<double> partial_rows_, partial_columns_;  // [side × side][bandwidths][sides][TILE]
   const Buffer<double> partial_sums_;                    // [side × side][bandwidths][sides, sides]
-  std::vector<double> norms_;                            // [sides][tiles × TILE]
-  std::vector<int64_t> first_channel_;                   // of each side in mean_
-  std::vector<double> mean_, scale_, shift_;             // scale and shift: [bandwidths][sides]
 };
 
 std::tuple<Tensor, Tensor, Tensor> hsic_sums_cpu(std::vector<Tensor> x, std::vector<int64_t> kernels, Tensor bandwidth,

@@ -73,6 +73,41 @@ inline constexpr int64_t scratch_size(int64_t sides) {
   return sides * SUM_ROWS * TILE + blocks * blocks * BLOCK * BLOCK * lanes + 64;
 }
 
+// What the gradient of one tile of all sides for one bandwidth of each adds to a matrix A of each side, whose product
+// with the features is their gradient; see hsic_cpu_backward.cpp.
+struct WeightTask {
+  int sides;
+  const Side* side;
+  const double* values;           // [sides, TILE, TILE]
+  const double *scale, *shift;    // [sides]
+  const double* mix;              // [sides, sides]: the gradient of the sums of products plus its transpose
+  const double *grad_i, *grad_j;  // the gradient of the row sums, of the samples of both directions
+  int64_t grad_stride;            // from side to side
+  Extent extent;                  // all of a tile is wanted; `diagonal`: but its diagonal
+  double* weights;                // [sides, TILE, TILE], += A
+  double* scratch;                // [sides × TILE]
+};
+
+// gradient += A (x − mean): `rows` × `channels`, from a tile of A and features of `columns` samples.
+struct ProductTask {
+  const double* weights;  // [TILE, TILE]
+  const double* packed;   // [channels / width][TILE][width]: see `spread`
+  int rows, columns;
+  int64_t channels;
+  double* gradient;  // += ; rows are `stride` apart
+  int64_t stride;
+};
+inline constexpr int64_t WIDEST = 24;  // channels of a panel, at most
+// Some channels of some samples, centred, in panels of channels: [panel][sample][width], zero beyond the last channel.
+struct SpreadTask {
+  const Rows* x;
+  const double* mean;  // of these channels
+  int64_t row0;
+  int rows;
+  int64_t channel0, channels;
+  double* packed;  // [TILE × (channels + WIDEST)], out
+};
+
 template <class T>
 struct Products {
   void (*pack)(const PackTask<T>&);
@@ -83,6 +118,9 @@ struct Functions {
   void (*mean)(const MeanTask&);
   void (*distances)(const DistanceTask&);
   void (*add)(const SumTask&);
+  void (*weigh)(const WeightTask&);
+  void (*spread)(const SpreadTask&);
+  void (*apply)(const ProductTask&);
 };
 
 namespace baseline {

@@ -310,8 +310,87 @@ void add(const SumTask& t) {
     }
 }
 
+// ---------------------------------------------------------------------------------------------------- gradients
+
+void weigh(const WeightTask& t) {
+  const Extent& e = t.extent;
+  const Extent whole{e.rows, e.columns, false};
+  const int width = (e.columns + L - 1) / L * L;
+  alignas(64) double columns[TILE];  // whose sums nobody wants
+  for (int j = 0; j < TILE; ++j) columns[j] = 0;
+  for (int i = 0; i < e.rows; ++i) {
+    const int64_t at = int64_t(i) * TILE;
+    for (int a = 0; a < t.sides; ++a) {
+      auto* row = t.side[a].kernel == Kernel::linear ? &kernel_row<false> : &kernel_row<true>;
+      (*row)(t.values + int64_t(a) * TILE * TILE + at, t.scale[a], t.shift[a], whole, i, width, t.scratch + a * TILE,
+             columns);
+    }
+    for (int a = 0; a < t.sides; ++a) {
+      const double* value = t.values + int64_t(a) * TILE * TILE + at;
+      double* weights = t.weights + int64_t(a) * TILE * TILE + at;
+      const double own = t.grad_i[a * t.grad_stride + i];
+      const Kernel kernel = t.side[a].kernel;
+      for (int j = 0; j < width; j += L) {
+        Real w;
+        for (int l = 0; l < L; ++l) w[l] = j + l < e.columns ? (own + t.grad_j[a * t.grad_stride + j + l]) / 2 : 0;
+        for (int c = 0; c < t.sides; ++c) w += t.mix[a * t.sides + c] * load(t.scratch + c * TILE + j);
+        const Real k = load(t.scratch + a * TILE + j) + t.shift[a];
+        if (kernel == Kernel::linear) {
+          w *= 2.0;
+        } else if (kernel == Kernel::rbf) {
+          w *= k * (4 * t.scale[a]);
+        } else {
+          const Real d = load(value + j);  // −|a − b|
+          w = d < 0.0 ? w * k * (2 * t.scale[a]) / -d : (d == 0.0 ? Real{} : d);
+        }
+        for (int l = 0; l < L; ++l)
+          if (j + l < e.columns && !(e.diagonal && j + l == i)) weights[j + l] += w[l];
+      }
+    }
+  }
+}
+
+constexpr int APPLY_WIDTH = NV * L;
+static_assert(APPLY_WIDTH <= WIDEST && TILE % MR == 0);
+
+void spread(const SpreadTask& t) {
+  dispatch(t.x->dtype, [&](auto source) {
+    for (int k = 0; k < t.rows; ++k) {
+      const auto* from =
+          static_cast<const decltype(source)*>(t.x->data) + t.x->offset(t.row0 + k) + t.channel0 * t.x->channel_stride;
+      for (int64_t c = 0; c < (t.channels + APPLY_WIDTH - 1) / APPLY_WIDTH * APPLY_WIDTH; ++c)
+        t.packed[(c / APPLY_WIDTH * TILE + k) * APPLY_WIDTH + c % APPLY_WIDTH] =
+            c < t.channels ? double(widen(from[c * t.x->channel_stride])) - t.mean[c] : 0;
+    }
+  });
+}
+
+void apply(const ProductTask& t) {
+  for (int64_t c0 = 0; c0 < t.channels; c0 += APPLY_WIDTH)
+    for (int i = 0; i < t.rows; i += MR) {
+      Real sums[MR][NV] = {};
+      const double* a = t.weights + int64_t(i) * TILE;  // rows beyond the last one are there, and not stored
+      const double* b = t.packed + c0 * TILE;
+      for (int k = 0; k < t.columns; ++k, b += APPLY_WIDTH) {
+        Real right[NV];
+#pragma GCC unroll 8
+        for (int n = 0; n < NV; ++n) right[n] = load(b + n * L);
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; ++r) {
+          const Real left = splat(a[r * TILE + k]);
+#pragma GCC unroll 8
+          for (int n = 0; n < NV; ++n) sums[r][n] += left * right[n];
+        }
+      }
+      for (int r = 0; r < MR && i + r < t.rows; ++r)
+        for (int n = 0; n < NV; ++n)
+          for (int l = 0; l < L; ++l)
+            if (const int64_t c = c0 + n * L + l; c < t.channels) t.gradient[(i + r) * t.stride + c] += sums[r][n][l];
+    }
+}
+
 const Products<float> products_f32 = {pack<float>, multiply<float>};
 const Products<double> products_f64 = {pack<double>, multiply<double>};
-const Functions functions = {mean, distances, add};
+const Functions functions = {mean, distances, add, weigh, spread, apply};
 
 }  // namespace stitchkern::hsic::STITCHKERN_PATH

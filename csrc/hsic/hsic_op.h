@@ -67,4 +67,32 @@ inline Arguments unpack(const std::vector<Tensor>& x, const std::vector<int64_t>
   return found;
 }
 
+struct BackwardArguments {
+  std::vector<Side> sides;  // what batch.sides points to
+  Batch batch;
+  const double* grad_rows;        // [s, b, n]
+  const double* grad_diagonal;    // [s, b, n]
+  const double* grad_sums;        // [b, s, s]
+  std::vector<Tensor> gradients;  // (n, p_a) float64 each, out
+};
+
+inline BackwardArguments unpack_backward(const std::vector<Tensor>& x, const std::vector<int64_t>& kernels,
+                                         const Tensor& bandwidth, const Tensor& shift, const Tensor& grad_rows,
+                                         const Tensor& grad_diagonal, const Tensor& grad_sums) {
+  Arguments forward = unpack(x, kernels, bandwidth, shift);
+  const Batch& b = forward.batch;
+  const int64_t numbers = b.sides_count * b.bandwidths * b.count;
+  BackwardArguments found{std::move(forward.sides), b};
+  found.batch.sides = found.sides.data();
+  found.batch.rows = found.batch.diagonal = found.batch.sums = nullptr;
+  found.grad_rows = state_of(grad_rows, numbers, "grad_rows");
+  found.grad_diagonal = state_of(grad_diagonal, numbers, "grad_diagonal");
+  found.grad_sums = state_of(grad_sums, b.bandwidths * b.sides_count * b.sides_count, "grad_sums");
+  check_same_device(x[0], grad_rows, "x[0]", "grad_rows");
+  check_same_device(x[0], grad_diagonal, "x[0]", "grad_diagonal");
+  check_same_device(x[0], grad_sums, "x[0]", "grad_sums");
+  for (const Tensor& t : x) found.gradients.push_back(torch::stable::new_empty(bandwidth, {t.size(0), t.size(1)}));
+  return found;
+}
+
 }  // namespace stitchkern::hsic

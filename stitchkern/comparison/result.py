@@ -17,8 +17,13 @@ from stitchkern.errors import ShapeError
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMAT = "stitchkern-similarity-1"
+
+_ACRONYMS = ("cca", "cka", "cknna", "gulp", "hsic", "pwcca", "rbf", "rsa", "rsm", "svcca")
+_WORDS = {"knn": "k-NN", "r2": "R²", **{word: word.upper() for word in _ACRONYMS}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,26 +95,36 @@ class SimilarityMatrix:
         frame.attrs = {k: v for k, v in self._plain().items() if k not in ("values", "layers_a", "layers_b")}
         return frame
 
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """A heat map with the layers' names, in `ax` where it is given; `options` as `stitchkern.plotting.heat_map`."""
+    def plot(self, ax: Axes | None = None, **options: Any) -> Figure:
+        """A heat map with the layers' names, in `ax` where it is given; `options` as `stitchkern.plotting.heat_map`.
+
+        The strongest colour is the most similar, so of a distance the smallest.
+        """
         from stitchkern.plotting import heat_map
 
-        return heat_map(
-            self.values.tolist(),
-            self.layers_a,
-            self.layers_b,
-            title=options.pop("title", self.title),
-            standard_error=self.standard_error.tolist(),
-            ax=ax,
-            **options,
-        )
+        if self.is_distance:
+            largest = float(self.values.nan_to_num(0.0).max())
+            options = {"reverse": True, "limits": (0.0, largest or 1.0), **options}
+        options = {"title": self.title, "measure": self.label, "names": self.names, **options}
+        return heat_map(self.values, self.layers_a, self.layers_b, standard_error=self.standard_error, ax=ax, **options)
+
+    @property
+    def label(self) -> str:
+        """What the measure is called in print: "CKA", "RBF CKA", "Procrustes distance"."""
+        first, *rest = (_WORDS.get(word, word) for word in self.measure.split("_"))
+        name = " ".join([first if first in _WORDS.values() else first.capitalize(), *rest])
+        kernel = self.made.get("Kernel", "linear") if self.measure in ("cka", "hsic") else "linear"
+        return name if kernel == "linear" else f"{_WORDS.get(kernel, kernel.capitalize())} {name}"
+
+    @property
+    def is_distance(self) -> bool:
+        """Whether small numbers are those of similar layers."""
+        return self.measure.endswith("distance")
 
     @property
     def title(self) -> str:
         """What the numbers are, in a line."""
-        a, b = self.names
-        measure = self.measure.upper() if len(self.measure) < 6 else self.measure.replace("_", " ").capitalize()
-        return f"{measure} of all layers of {a}" if a == b else f"{measure} of {a} (rows) and {b} (columns)"
+        return f"{self.label} of all layers of {' and '.join(dict.fromkeys(self.names))}"
 
     # ------------------------------------------------------------------------------------------ files
 

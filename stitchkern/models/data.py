@@ -15,9 +15,9 @@ from torch import Tensor
 
 from stitchkern.errors import SpecError
 from stitchkern.models.spec import call_object, load_object, split_spec
-from stitchkern.models.taps import map_tensors, said
+from stitchkern.models.taps import leaves, map_tensors, said
 
-Batch = tuple[Any, Tensor]
+Batch = tuple[Any, ...]
 _IMAGE_KEY = re.compile(r"(?:(?P<before>\w+)_)?(?:images?|inputs|data|x|jpeg)(?:_(?P<after>\w+))?", re.I)
 _LABEL_KEY = re.compile(r"(?:(?P<before>\w+)_)?(?:labels?|targets?|y)(?:_(?P<after>\w+))?", re.I)
 
@@ -32,6 +32,7 @@ def load_data(
     images_key: str | None = None,
     labels_key: str | None = None,
     limit: int | None = None,
+    labelled: bool = True,
 ) -> ArrayData | CallableData:
     """The data that ``spec`` names: an iterable of (inputs, labels) batches that can be read many times.
 
@@ -47,6 +48,7 @@ def load_data(
         split: which one, where the file has several.
         images_key, labels_key: the keys themselves, where the names above do not fit.
         limit: read no more than this many samples.
+        labelled: False for batches of (inputs,) alone; labels may be there or not, and are not read.
 
     Returns:
         An object with ``count`` and ``batch_size`` (None where a callable does not tell), a length in
@@ -70,11 +72,11 @@ def load_data(
         }
         if given := [name for name, value in options.items() if value is not None]:
             raise SpecError(f"{', '.join(given)} apply to .npz data only; {spec!r} makes its own batches")
-        return CallableData(spec, limit)
+        return CallableData(spec, limit, labelled=labelled)
     arrays = _read(spec)
-    images_key, labels_key = _choose_keys(spec, arrays, split, images_key, labels_key)
+    images_key, labels_key = _choose_keys(spec, arrays, split, images_key, labels_key, labelled)
     images: Any = arrays[images_key]
-    labels = arrays[labels_key]
+    labels = None if labels_key is None else arrays[labels_key]
     if "jpeg" in images_key.lower():
         offsets = arrays.get(images_key.lower().replace("jpeg", "offsets"))
         if offsets is None:
@@ -89,7 +91,7 @@ class ArrayData:
     def __init__(
         self,
         images: Any,
-        labels: np.ndarray,
+        labels: np.ndarray | None,
         name: str,
         *,
         batch_size: int = 256,
@@ -97,11 +99,8 @@ class ArrayData:
         std: Sequence[float] | None = None,
         limit: int | None = None,
     ) -> None:
-        labels = labels.reshape(len(labels), -1)[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise SpecError(f"data {name!r}: labels must be integers (n,); got {labels.dtype} {tuple(labels.shape)}")
-        if len(images) != len(labels):
-            raise SpecError(f"data {name!r}: {len(images)} images but {len(labels)} labels")
+        if labels is not None:
+            labels = _checked_labels(labels, len(images), name)
         if not len(images):
             raise SpecError(f"data {name!r} holds no images")
         self.count = min(len(images), limit or len(images))
@@ -128,7 +127,7 @@ class ArrayData:
                 inputs = inputs - self._mean.view(shape)
             if self._std is not None:
                 inputs = inputs / self._std.view(shape)
-            yield inputs, torch.from_numpy(self._labels[start:stop].astype(np.int64))
+            yield (inputs,) if self._labels is None else (inputs, _long(self._labels[start:stop]))
 
     def _inputs(self, start: int, stop: int) -> Tensor:
         pixels = self._images[start:stop]
@@ -148,7 +147,7 @@ class ArrayData:
 class CallableData:
     """Batches from ``file_or_module:callable``; what can be read only once is made afresh each time."""
 
-    def __init__(self, spec: str, limit: int | None = None) -> None:
+    def __init__(self, spec: str, limit: int | None = None, *, labelled: bool = True) -> None:
         source, name, extra = split_spec(spec, "data", "an .npz file or file_or_module:callable")
         if extra is not None:
             raise SpecError(f"data spec {spec!r} must be file_or_module:callable, without '@{extra}'")
@@ -161,7 +160,7 @@ class CallableData:
                 f"data spec {spec!r}: {name}() gives a {type(self._batches).__name__}; it must give an "
                 f"iterable of (inputs, labels) batches"
             )
-        self.spec, self.limit = spec, limit
+        self.spec, self.limit, self.labelled = spec, limit, labelled
         self.batch_size: int | None = getattr(self._batches, "batch_size", None)
 
     @property
@@ -183,18 +182,28 @@ class CallableData:
             self._batches = self._make()
         left = self.limit
         for batch in self._read(batches):
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not _is_labels(batch[1]):
-                raise SpecError(
-                    f"data {self.spec!r} must yield (inputs, labels) with labels an integer (n,) tensor; "
-                    f"it yielded a {type(batch).__name__}"
-                )
-            inputs, labels = batch[0], batch[1].long()
+            parts = self._parts(batch)
             if left is not None:
-                inputs, labels = map_tensors(inputs, itemgetter(slice(left))), labels[:left]
-                left -= len(labels)
-            yield inputs, labels
+                parts = map_tensors(parts, itemgetter(slice(left)))
+                left -= len(next(tensor for tensor in leaves(parts[-1]) if tensor.ndim))
+            yield parts
             if left == 0:
                 return
+
+    def _parts(self, batch: Any) -> tuple[Any, ...]:
+        """(inputs, labels), or (inputs,) where labels are not wanted."""
+        if not self.labelled:
+            inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+            if next(leaves(inputs), None) is None:
+                kind = type(batch).__name__
+                raise SpecError(f"data {self.spec!r} must yield tensors, alone or before labels; it yielded a {kind}")
+            return (inputs,)
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not _is_labels(batch[1]):
+            raise SpecError(
+                f"data {self.spec!r} must yield (inputs, labels) with labels an integer (n,) tensor; "
+                f"it yielded a {type(batch).__name__}"
+            )
+        return batch[0], batch[1].long()
 
     def _read(self, batches: Iterable[Any]) -> Iterator[Any]:
         try:
@@ -250,24 +259,25 @@ def _choose_keys(
     split: str | None,
     images_key: str | None,
     labels_key: str | None,
-) -> tuple[str, str]:
+    labelled: bool,
+) -> tuple[str, str | None]:
     for option, key in (("images_key", images_key), ("labels_key", labels_key)):
         if key is not None and key not in arrays:
             raise SpecError(f"data {path!r} has no {key!r} ({option}); it holds {_list(arrays)}")
-    if images_key and labels_key:
+    if images_key and (labels_key or not labelled):
         return images_key, labels_key
     images, labels = _by_split(_IMAGE_KEY, arrays), _by_split(_LABEL_KEY, arrays)
     # a key that was given serves every split, so that split= alone picks its partner
     images = dict.fromkeys(labels, images_key) if images_key else images
     labels = dict.fromkeys(images, labels_key) if labels_key else labels
-    splits = [name for name in images if name in labels]
+    splits = [name for name in images if name in labels or not labelled]
     if split is None and len(splits) > 1:
         raise SpecError(f"data {path!r} has several splits; choose one with split=: {_list(splits)}")
     if not splits or (split is not None and split not in splits):
-        wanted = f"images and labels of split {split!r}" if split else "images and labels"
+        wanted = ("images and labels" if labelled else "images") + (f" of split {split!r}" if split else "")
         raise SpecError(f"data {path!r} has no {wanted}; it holds {_list(arrays)}")
     chosen = splits[0] if split is None else split
-    return images[chosen], labels[chosen]
+    return images[chosen], labels[chosen] if labelled else None
 
 
 def _by_split(pattern: re.Pattern[str], keys: Iterable[str]) -> dict[str, str]:
@@ -290,6 +300,20 @@ def _per_channel(value: Sequence[float] | None, option: str, channels: int, name
     if not bool(tensor.isfinite().all()):
         raise SpecError(f"data {name!r}: {option} must be finite numbers; got {list(value)}")
     return tensor
+
+
+def _checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise SpecError(f"data {name!r}: labels must be integers (n,); got {labels.dtype} {tuple(labels.shape)}")
+    if count != len(labels):
+        raise SpecError(f"data {name!r}: {count} images but {len(labels)} labels")
+    return labels
+
+
+def _long(labels: np.ndarray) -> Tensor:
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _is_labels(labels: Any) -> bool:

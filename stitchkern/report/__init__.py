@@ -1,6 +1,24 @@
 """Turns results into a page, pictures, CSV and JSON, and into tables for the terminal."""
 
-from stitchkern.report.files import write
-from stitchkern.report.terminal import doctor_table, layer_table, rank_table, stitching_table
+from __future__ import annotations
 
-__all__ = ["doctor_table", "layer_table", "rank_table", "stitching_table", "write"]
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stitchkern.report import stitching
+from stitchkern.report.terminal import comparison_table, doctor_table, layer_table, rank_table, stitching_table
+from stitchkern.studies.result import StitchingResult
+
+if TYPE_CHECKING:
+    from stitchkern.comparison import SimilarityMatrix
+
+__all__ = ["comparison_table", "doctor_table", "layer_table", "rank_table", "stitching_table", "write"]
+
+
+def write(result: StitchingResult | SimilarityMatrix, out_dir: str | Path) -> Path:
+    """The files that `stitching.write` or `comparison.write` makes of a result; return the page."""
+    if isinstance(result, StitchingResult):
+        return stitching.write(result, out_dir)
+    from stitchkern.report import comparison  # which needs torch, and `stitchkern doctor` must print without it
+
+    return comparison.write(result, out_dir)

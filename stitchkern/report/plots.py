@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from stitchkern import plotting
+from stitchkern.plotting import LIGHT, Theme, label, new_figure, write_title
 from stitchkern.studies.result import PairResult, StitchingResult
 
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of one surface. The series differ in hue and in lightness, for every kind of colour vision."""
-
-    name: str
-    surface: str
-    ink: str
-    muted: str
-    grid: str
-    accuracy: str
-    cka: str
-    r2: str
-    procrustes: str
-    ramp: tuple[str, ...]
-
-
-LIGHT = Theme(
-    "light", "#ffffff", "#16202c", "#5c6773", "#e3e7eb", "#0b5fa5", "#cf5a00", "#7a8794", "#2a8050",
-    ("#f2f6fa", "#bcd6ea", "#6aa9d4", "#1f74b5", "#08335f"),
-)  # fmt: skip
-DARK = Theme(
-    "dark", "#12181f", "#e8edf2", "#9aa7b4", "#2b343e", "#62b4f5", "#f2994a", "#8d9aa8", "#63c48b",
-    ("#18222c", "#1c4468", "#2277b3", "#6fb7e6", "#e4f3fd"),
-)  # fmt: skip
-
 _Z95 = 1.96
-_LONGEST = 28  # characters of a name in a plot
 _LABEL_GAP = 0.052  # of the axis' height, between the middles of two labels
 
 
@@ -56,7 +24,7 @@ def by_layer(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") 
     """Relative accuracy with 95 % intervals, CKA and R² by stitched layer; lines are named where they end."""
     pairs = result.pairs
     at = range(len(pairs))
-    figure, axes = _figure(theme, max(9.6, 2.6 + 0.62 * len(pairs)), 4.3, title)
+    figure, axes = new_figure(theme, max(9.6, 2.6 + 0.62 * len(pairs)), 4.3, title)
     series = [
         ("Relative accuracy", [p.relative_accuracy for p in pairs], theme.accuracy, "-", "o", 2.4),
         ("CKA", [p.cka for p in pairs], theme.cka, "-", "s", 1.5),
@@ -76,7 +44,7 @@ def by_layer(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") 
     margin = 0.06 * (high - low)
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlim(-0.35, len(pairs) - 0.95)
-    names = [_label(p.name) for p in pairs]
+    names = [label(p.name) for p in pairs]
     axes.set_xticks(at, names)
     long_names = sum(map(len, names)) > 95
     axes.tick_params(axis="x", labelrotation=90 if long_names else 0, length=0, pad=7)
@@ -99,32 +67,10 @@ def by_layer(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") 
 def heat_map(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") -> Figure:
     """Linear CKA of every front layer (rows) with every end layer (columns)."""
     similarity = result.similarity
-    rows, columns = len(similarity.front_layers), len(similarity.end_layers)
-    cell = 0.62 if max(rows, columns) <= 12 else 0.3
-    figure, axes = _figure(theme, 2.4 + cell * columns, 1.2 + cell * rows, title)
-    ramp = LinearSegmentedColormap.from_list("cka", theme.ramp)
-    mesh = axes.pcolormesh(similarity.values, cmap=ramp, vmin=0.0, vmax=1.0, edgecolors=theme.surface, linewidth=1.5)
-    axes.set_aspect("equal")
-    axes.invert_yaxis()
-    axes.set_xticks([j + 0.5 for j in range(columns)], [_label(name) for name in similarity.end_layers])
-    axes.set_yticks([i + 0.5 for i in range(rows)], [_label(name) for name in similarity.front_layers])
-    upright = max(map(len, similarity.end_layers)) <= 5 and cell > 0.5
-    axes.tick_params(length=0, pad=6)
-    axes.tick_params(axis="x", labelrotation=0 if upright else 90)
-    axes.set_xlabel(_label(result.end.name))
-    axes.set_ylabel(_label(result.front.name))
-    axes.spines[:].set_visible(False)
-    if cell > 0.5:
-        for i, row in enumerate(similarity.values):
-            for j, value in enumerate(row):
-                text = f"{value:.2f}".removeprefix("0") if value == value else "–"
-                colour = _readable_on(ramp(value))
-                axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=9.5, color=colour)
-    bar = figure.colorbar(mesh, ax=axes, shrink=0.62, aspect=22, pad=0.03, ticks=[0, 0.5, 1])
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelcolor=theme.muted)
-    bar.ax.set_title("CKA", fontsize=10, color=theme.muted, pad=8)
-    return figure
+    return plotting.heat_map(
+        similarity.values, similarity.front_layers, similarity.end_layers,
+        measure="CKA", names=(result.front.name, result.end.name), title=title, theme=theme,
+    )  # fmt: skip
 
 
 def by_rank(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") -> Figure:
@@ -147,7 +93,7 @@ def by_rank(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") -
         },
     )  # fmt: skip
     if title:
-        _title(figure, theme, title, y=1 - 0.14 / height)
+        write_title(figure, theme, title, y=1 - 0.14 / height)
     _rank_legend(figure, theme, result.has_procrustes, y=1 - (top - 0.36) / height)
     for axes in grid.flat[len(pairs) :]:
         axes.set_visible(False)
@@ -166,7 +112,7 @@ def by_rank(result: StitchingResult, theme: Theme = LIGHT, *, title: str = "") -
         axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
         axes.tick_params(colors=theme.muted, labelsize=9, length=0, pad=5, labelbottom=i + columns >= len(pairs))
         axes.spines[:].set_visible(False)
-        name = _label(pair.name)
+        name = label(pair.name)
         axes.set_title(name, loc="left", fontsize=10.5 if len(name) < 20 else 8.5, color=theme.ink, pad=7)
     grid[-1, 0].set_xlabel("rank of the map", loc="left", fontsize=10, color=theme.muted, labelpad=6)
     return figure
@@ -226,48 +172,6 @@ def _half(standard_error: float) -> float:
     return _Z95 * standard_error if math.isfinite(standard_error) else 0.0
 
 
-def _label(name: str) -> str:
-    """A layer or model name as text: no formula where it holds dollars, its telling end where it is long."""
-    short = name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
-    return short.replace("$", r"\$")
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="png", dpi=160, metadata={"Software": None})
-
-
-def to_svg(figure: Figure, label: str, salt: str) -> str:
-    """An `<svg>` element for inline use: text stays text, nothing but the picture; `salt` keeps ids apart."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", transparent=True)
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    attributes = f'role="img" aria-label="{_attribute(label)}" style="max-width:{figure.get_figwidth() * 100:.0f}px"'
-    return svg.replace("<svg ", f"<svg {attributes} ", 1)
-
-
-def _title(figure: Figure, theme: Theme, title: str, **place: float) -> None:
-    text = title.replace("$", r"\$")
-    figure.suptitle(text, x=0.02, ha="left", fontsize=12, fontweight="bold", color=theme.ink, **place)
-
-
-def _figure(theme: Theme, width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12)
-    figure = Figure(figsize=(width, height + 0.5 * bool(title)), layout=layout, facecolor=theme.surface)
-    if title:
-        _title(figure, theme, title)
-    axes = figure.add_subplot(facecolor="none")
-    axes.tick_params(colors=theme.ink, labelsize=10)
-    axes.tick_params(axis="y", length=0)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=theme.muted, fontsize=10.5)
-    axes.xaxis.labelpad = axes.yaxis.labelpad = 9
-    return figure, axes
-
-
 def _spread(values: Sequence[float], low: float, high: float) -> list[float]:
     """The same heights, moved apart where labels would overlap."""
     gap = _LABEL_GAP * (high - low)
@@ -283,12 +187,3 @@ def _spread(values: Sequence[float], low: float, high: float) -> list[float]:
     for i, height in zip(order, heights, strict=True):
         placed[i] = height
     return placed
-
-
-def _readable_on(rgba: tuple[float, float, float, float]) -> str:
-    red, green, blue, _ = rgba
-    return "#16202c" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "#ffffff"
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # `stitchkern doctor` must print even where these cannot be imported
+    from stitchkern.comparison import SimilarityMatrix
     from stitchkern.doctor import Finding
     from stitchkern.studies.layers import Layer
     from stitchkern.studies.result import StitchingResult
@@ -44,6 +46,24 @@ def rank_table(result: StitchingResult) -> Table | None:
         bounded = [pair.at_rank(rank) for rank in result.ranks]
         found = [*bounded, pair, *([pair.procrustes] if last else [])]
         table.add_row(Text(pair.name), *(_fixed(f.relative_accuracy) if f else "–" for f in found))
+    return table
+
+
+def comparison_table(matrix: SimilarityMatrix) -> Table:
+    """One row per layer of the first model: its most similar layer of the second, a similarity also as a bar."""
+    from stitchkern.comparison import counterparts
+
+    found = counterparts(matrix)
+    a, b = matrix.names
+    namesakes = ["same name"] if any(c.namesake is not None for c in found) else []
+    columns = (f"layer of {a}", "most similar other" if a == b else f"most similar of {b}")
+    table = _table(*map(escape, columns), matrix.label, "± s.e.", *namesakes, left=2 if matrix.is_distance else 3)
+    for c in found:
+        bar = () if matrix.is_distance else (*_bar(c.value), " ")
+        own = "–" if c.namesake is None else _fixed(c.namesake)
+        error = _fixed(c.standard_error) if math.isfinite(c.standard_error) else "–"
+        cells = (Text(c.layer), Text(c.best or "–"), Text.assemble(*bar, _fixed(c.value)), error)
+        table.add_row(*cells, *([own] if namesakes else []))
     return table
 
 

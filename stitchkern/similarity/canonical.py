@@ -8,20 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stitchkern.errors import StatisticsError
-from stitchkern.similarity.features import (
-    answer,
-    centred,
-    check_varies,
-    epsilon_of,
-    flat,
-    is_features,
-    pair,
-    rotated,
-    statistics_of,
-)
-from stitchkern.solvers.factor import Factor, noise
-from stitchkern.statistics import Statistics
+from stitchkern.similarity.features import check_fits, problem_of
+from stitchkern.similarity.whitening import first, principal, whitened
 
 if TYPE_CHECKING:
     from stitchkern.similarity.features import Features, Input
@@ -79,28 +67,26 @@ def cca(x: Input, y: Features | None = None) -> CanonicalCorrelations:
         :func:`stitchkern.bootstrap` needs them: ``sk.bootstrap(blocks, lambda s: sk.cca(s).mean)``.
 
     Raises:
-        StatisticsError: x or y does not vary, fewer than two samples, or an indefinite covariance.
+        StatisticsError: x or y does not vary, fewer than two samples, an indefinite covariance, or (statistics of your
+            own) a cov_xy that does not fit the other two.
         ShapeError: x and y are not (n, p) and (n, q) of the same samples. NotFiniteError: NaN or Inf.
     """
-    white = _whitened("CCA", x, y)
+    white = whitened("CCA", x, y)
+    count = white.count
     rho = torch.linalg.svdvals(white.cross)
-    rho, count = _first(rho, white.count)
+    check_fits(rho[..., 0] - 1, white.rounding)
+    rho = first(rho, count)
     squares = rho.square().sum(-1)
     if white.plain and not white.batch:
         rho = rho[..., : int(count)]
-
-    def give(t: Tensor) -> Any:
-        t = t.reshape(white.batch)
-        return t.item() if white.plain and not white.batch else t
-
     return CanonicalCorrelations(
         rho.reshape(*white.batch, rho.shape[-1]),
-        give(rho.sum(-1) / count),
-        give(squares / count),
-        give(squares / (white.rank_x * white.rank_y).sqrt()),
-        give(squares),
-        give(white.rank_x.long()),
-        give(white.rank_y.long()),
+        white.answer(rho.sum(-1) / count),
+        white.answer(squares / count),
+        white.answer(squares / (white.rank_x * white.rank_y).sqrt()),
+        white.answer(squares),
+        white.answer(white.rank_x.long()),
+        white.answer(white.rank_y.long()),
     )
 
 
@@ -121,12 +107,12 @@ def pwcca(x: Input, y: Features | None = None) -> Any:
 
     Args and raises: as :func:`cca`. Returns a number, or a tensor for statistics and lists.
     """
-    white = _whitened("PWCCA", x, y)
+    white = whitened("PWCCA", x, y)
     u, rho, _ = torch.linalg.svd(white.cross, full_matrices=False)
-    rho, _ = _first(rho, white.count)
-    alpha, _ = _first((u.mT @ white.loadings).abs().sum(-1), white.count)
-    value = ((alpha * rho).sum(-1) / alpha.sum(-1)).reshape(white.batch)
-    return value.item() if white.plain and not white.batch else value
+    check_fits(rho[..., 0] - 1, white.rounding)
+    rho = first(rho, white.count)
+    alpha = first((u.mT @ white.loadings).abs().sum(-1), white.count)
+    return white.answer((alpha * rho).sum(-1) / alpha.sum(-1))
 
 
 def svcca(x: Input, y: Features | None = None, *, threshold: float = 0.99) -> Any:
@@ -148,106 +134,25 @@ def svcca(x: Input, y: Features | None = None, *, threshold: float = 0.99) -> An
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1]; got {threshold}")
-    stats, plain = statistics_of(x, y, rotate=True)
-    check_varies("SVCCA", stats)
-    problems = flat(stats)
-    halves, counts = [], []
-    turned = rotated(x), rotated(y)
-    for cov, side in zip((problems.cov_xx, problems.cov_yy), turned, strict=True):
-        values, vectors = principal(cov, problems.epsilon, side)
-        before = values.cumsum(-1) - values  # a direction is kept as long as those before it do not suffice
-        keep = (before < threshold * values.sum(-1, keepdim=True)) & (values > 0)
+    problem = problem_of(x, y, rotate=True)
+    problem.check_varies("SVCCA")
+    flat = problem.flat()
+    halves, counts, rounding = [], [], torch.zeros_like(flat.epsilon_x)
+    for cov, epsilon, turned in flat.sides():
+        values, vectors = principal(cov, epsilon, turned)
+        keep = leading(values, threshold)
         roots = torch.where(keep, values, 1.0).sqrt()
         halves.append(vectors * torch.where(keep, 1 / roots, 0.0)[..., None, :])
         counts.append(keep.sum(-1))
-    cross = halves[0].mT @ problems.cov_xy @ halves[1]
-    rho, count = _first(torch.linalg.svdvals(cross), torch.minimum(*counts))
-    return answer(rho.sum(-1) / count, stats, plain)
+        rounding = rounding + 8 * epsilon * values.sum(-1) / torch.where(keep, values, torch.inf).amin(-1)
+    cross = halves[0].mT @ flat.stats.cov_xy @ halves[1]
+    count = torch.minimum(*counts)
+    rho = torch.linalg.svdvals(cross)
+    check_fits(rho[..., 0] - 1, rounding)
+    return problem.answer(first(rho, count).sum(-1) / count)
 
 
-def principal(cov: Tensor, epsilon: Tensor, is_rotated: bool = False) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (b, p), descending, and eigenvectors of covariances; zero from the numerical rank on.
-
-    The rank is that of the correlation form, whose noise does not depend on the features' units; of rotated features,
-    whose axes beyond the rank hold nothing but rounding, that of the covariance.
-    """
-    values, vectors = torch.linalg.eigh(cov)
-    values, vectors = values.flip(-1), vectors.flip(-1)
-    p = cov.shape[-1]
-    if is_rotated:
-        mean = values.sum(-1, keepdim=True) / p
-        of_mean = values[..., :1] / torch.where(mean > 0, mean, 1.0)
-        rank = (values > noise(epsilon[..., None], p, of_mean) * mean).sum(-1)
-    else:
-        rank = p - Factor(cov, torch.zeros_like(epsilon), epsilon).dropped
-    # what the root of an eigenvalue needs is that it is positive; below float64's own rounding it might not be
-    floor = cov.shape[-1] * torch.finfo(values.dtype).eps * values[..., :1]
-    live = (torch.arange(values.shape[-1], device=cov.device) < rank[..., None]) & (values > floor)
-    return torch.where(live, values, 0.0), vectors
-
-
-#: ‖A⁻¹‖ of correlations from which canonical correlations are taken from the samples themselves, where they are there
-_COLLINEAR = 1e4
-
-
-@dataclass(frozen=True)
-class _Whitened:
-    """Both sides along uncorrelated directions of unit variance, zero where a direction was dropped."""
-
-    cross: Tensor  # (b, ·, ·): its singular values are the canonical correlations
-    loadings: Tensor  # (b, ·, p): covariance of these directions of x with its features
-    rank_x: Tensor  # (b,) float64
-    rank_y: Tensor
-    batch: torch.Size
-    plain: bool
-
-    @property
-    def count(self) -> Tensor:
-        return torch.minimum(self.rank_x, self.rank_y)
-
-
-def _whitened(index: str, x: Input, y: Features | None) -> _Whitened:
-    if is_features(x):
-        tx, ty = pair(x, y)
-        if len(tx) <= max(tx.shape[1], ty.shape[1]):
-            return _from_samples(index, tx, ty)
-    stats, plain = statistics_of(x, y)
-    check_varies(index, stats)
-    problems: Statistics = flat(stats)
-    zero = torch.zeros_like(problems.epsilon)
-    of_x = Factor(problems.cov_xx, zero, problems.epsilon)
-    of_y = Factor(problems.cov_yy, zero, problems.epsilon)
-    if is_features(x) and max(float(f.inverse.max()) for f in (of_x, of_y)) > _COLLINEAR:
-        return _from_samples(index, *pair(x, y))  # products lose half of the digits that the features have
-    return _Whitened(
-        of_y.forward(of_x.forward(problems.cov_xy).mT).mT,
-        of_x.forward(problems.cov_xx),
-        (stats.p - of_x.dropped).double(),
-        (stats.q - of_y.dropped).double(),
-        stats.batch,
-        plain,
-    )
-
-
-def _from_samples(index: str, x: Tensor, y: Tensor) -> _Whitened:
-    """On the n-side: orthonormal bases of what the standardised features span, cut where their correlation form is."""
-    bases = []
-    for name, t in (("x", x), ("y", y)):
-        c = centred(t)
-        spread = c.square().mean(0).sqrt()
-        live = spread > 0
-        if not bool(live.any()):
-            raise StatisticsError(f"{index} is undefined: {name} does not vary")
-        u, s, _ = torch.linalg.svd(c[:, live] / spread[live], full_matrices=False)
-        values = s.square() / len(c)
-        level = noise(values.new_tensor(max(epsilon_of(x), epsilon_of(y))), int(live.sum()), values[0])
-        bases.append((c, u[:, values > level]))
-    (c, u), (_, v) = bases
-    rank_x, rank_y = (u.new_tensor([b.shape[1]]) for b in (u, v))
-    return _Whitened((u.T @ v)[None], (u.T @ c)[None] / len(c) ** 0.5, rank_x, rank_y, torch.Size(()), True)
-
-
-def _first(values: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """The first ``count`` values of each problem, zeros after them."""
-    keep = torch.arange(values.shape[-1], device=values.device) < count[..., None]
-    return torch.where(keep, values, 0.0), count
+def leading(values: Tensor, threshold: float) -> Tensor:
+    """Which of descending eigenvalues hold this share of their sum: each as long as those before it do not suffice."""
+    before = values.cumsum(-1) - values
+    return (before < threshold * values.sum(-1, keepdim=True)) & (values > 0)

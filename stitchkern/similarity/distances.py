@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from stitchkern.errors import StatisticsError
-from stitchkern.similarity.features import centred
 
 METRICS = ("euclidean", "correlation", "cosine")
 #: below this share of ‖a‖² + ‖b‖², ‖a‖² + ‖b‖² − 2ab has lost ten bits, and the difference is taken itself
 _CANCELLED = 2.0**-10
 #: what rounding leaves of ‖a − b‖², relative
 ROUNDOFF = 2.0**-41
+#: samples whose median stands for that of all
+_SOME = 256
 
 
 def check_metric(metric: str, allowed: tuple[str, ...] = METRICS) -> None:
@@ -24,32 +25,42 @@ def check_metric(metric: str, allowed: tuple[str, ...] = METRICS) -> None:
 
 def unit_rows(name: str, t: Tensor, metric: str) -> Tensor:
     """Samples (n, p) of norm 1, float64; for the correlation of samples over features without their own mean."""
-    t = t.double()
+    t = t.to(torch.float64, copy=True)
     if metric == "correlation":
-        t = t - t[:, :1]  # first, so that a sample of equal features is zero
-        t = t - t.mean(1, keepdim=True)
+        t -= t[:, :1].clone()  # first, so that a sample of equal features is zero
+        t -= t.mean(1, keepdim=True)
+    length = torch.linalg.vector_norm(t, dim=1, keepdim=True)
+    if bool(((length > 2.0**-400) & (length < 2.0**400)).all()):
+        return t.div_(length)
     largest = t.abs().amax(1, keepdim=True)  # squares of tiny or huge features leave float64
     zero = (largest == 0).nonzero()
     if len(zero):
         what = "has equal features throughout" if metric == "correlation" else "is zero"
         raise StatisticsError(f"the {metric} distance is undefined: sample {int(zero[0, 0])} of {name} {what}")
-    t = t / largest
-    return t / t.square().sum(1, keepdim=True).sqrt()
+    t /= largest
+    return t.div_(t.square().sum(1, keepdim=True).sqrt())
+
+
+def about_median(rows: Tensor) -> Tensor:
+    """Rows (n, p) about the median of each feature over some of them: distances do not see it, products keep the digits
+    that an offset would cost, and one huge outlier cannot move it away from the others, as it moves a mean. A constant
+    feature becomes exactly zero."""
+    some = rows[:: max(1, len(rows) // _SOME)]
+    return rows - some.median(0).values
 
 
 def points(name: str, t: Tensor, metric: str) -> Tensor:
     """Rows (n, p) float64 whose squared Euclidean distance is that of the metric, or twice it (cosine, correlation).
 
-    1 − cos = ½‖u − v‖² for unit vectors, which keeps its digits where samples point nearly the same way. About their
-    mean, which distances do not see, so that offsets do not cancel in the products.
+    1 − cos = ½‖u − v‖² for unit vectors, which keeps its digits where samples point nearly the same way.
     """
     if metric == "euclidean":
-        rows = centred(t)
+        rows = about_median(t.double())
         largest = rows.abs().max()
         if not bool(largest > 0):
             raise StatisticsError(f"the index is undefined: {name} does not vary")
         return rows / largest  # a scale that no index of distances sees, and whose square cannot overflow
-    rows = centred(unit_rows(name, t, metric))
+    rows = about_median(unit_rows(name, t, metric))
     if not bool(rows.square().sum(1).max() > 2.0**-98):
         raise StatisticsError(f"the index is undefined: all samples of {name} point the same way")
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -25,9 +25,13 @@ def is_features(x: Any) -> bool:
     return isinstance(x, Tensor | np.ndarray)
 
 
-def rotated(x: Any) -> bool:
-    """Whether `statistics_of(rotate=True)` turns these features into their span."""
-    return is_features(x) and x.ndim == 2 and x.shape[1] > len(x)
+def single(x: Any, at_least: int = 1) -> Tensor:
+    """x (n, p) as a tensor of the caller's type, checked."""
+    t = tensor_of("x", x).detach()
+    if t.ndim != 2 or not t.shape[1]:
+        raise ShapeError(f"x must be (n, p); got {tuple(t.shape)}")
+    _check_values("x", t, at_least)
+    return t
 
 
 def tensor_of(name: str, t: Any) -> Tensor:
@@ -61,11 +65,18 @@ def pair(x: Any, y: Any, at_least: int = 2) -> tuple[Tensor, Tensor]:
     if a.device != b.device:
         raise ValueError(f"x and y must be on one device; got {a.device} and {b.device}")
     for name, t in (("x", a), ("y", b)):
-        if not bool(t.isfinite().all()):
-            raise NotFiniteError(f"{name} holds NaN or Inf")
-    if len(a) < at_least:
-        raise StatisticsError(f"the index needs at least {at_least} samples; got {len(a)}")
+        _check_values(name, t, at_least)
     return a, b
+
+
+def _check_values(name: str, t: Tensor, at_least: int) -> None:
+    if t.is_floating_point() and t.numel():
+        ends = torch.stack(t.aminmax())  # NaN if there is one anywhere
+        if not bool(ends.isfinite().all()):
+            raise NotFiniteError(f"{name} holds NaN or Inf")
+    if len(t) < at_least:
+        plural = "s" if at_least > 1 else ""
+        raise StatisticsError(f"the index needs at least {at_least} sample{plural}; got {len(t)}")
 
 
 def centred(t: Tensor) -> Tensor:
@@ -73,6 +84,12 @@ def centred(t: Tensor) -> Tensor:
     t = t.double()
     t = t - t[0]  # first, so that what is constant is zero and has no rounded mean
     return t - t.mean(0)
+
+
+def spanned(t: Tensor) -> Tensor:
+    """Centred samples (n, min(n, p)): of n < p along the n axes that they span."""
+    c = centred(t)
+    return torch.linalg.qr(c.T, mode="r").R.T if c.shape[1] > len(c) else c
 
 
 def epsilon_of(t: Tensor) -> float:
@@ -90,8 +107,52 @@ def epsilon_of(t: Tensor) -> float:
     return min(max(rounded * far, rounded), max(rounded, 2.0**-24))
 
 
-def statistics_of(x: Any, y: Any = None, *, rotate: bool = False) -> tuple[Statistics, bool]:
-    """The statistics of both sides, and whether the caller wants plain numbers (not a tensor for a batch).
+@dataclass(frozen=True)
+class Problem:
+    """What an index computes with: the statistics of both sides, and what each side's are worth.
+
+    Attributes:
+        epsilon_x, epsilon_y: (…), what is noise on each side, relative to its variances.
+        turned_x, turned_y: these features were rotated into the n axes that they span.
+        plain: the caller wants plain numbers (not a tensor for a batch).
+    """
+
+    stats: Statistics
+    epsilon_x: Tensor
+    epsilon_y: Tensor
+    turned_x: bool
+    turned_y: bool
+    plain: bool
+
+    def flat(self) -> Problem:
+        """With one batch dimension."""
+        return replace(
+            self,
+            stats=self.stats.reshape(self.stats.batch.numel()),
+            epsilon_x=self.epsilon_x.reshape(-1),
+            epsilon_y=self.epsilon_y.reshape(-1),
+        )
+
+    def sides(self) -> tuple[tuple[Tensor, Tensor, bool], tuple[Tensor, Tensor, bool]]:
+        """Covariance, noise and whether it is of rotated features, of x and of y."""
+        return (
+            (self.stats.cov_xx, self.epsilon_x, self.turned_x),
+            (self.stats.cov_yy, self.epsilon_y, self.turned_y),
+        )
+
+    def answer(self, value: Tensor) -> Any:
+        """A value per problem in the shape of the batch, as a number where there is one problem of moments."""
+        value = value.reshape(self.stats.batch)
+        return value.item() if self.plain and not self.stats.batch else value
+
+    def check_varies(self, index: str) -> None:
+        for name, (cov, _, _) in zip("xy", self.sides(), strict=True):
+            if not bool((cov.diagonal(dim1=-2, dim2=-1) > 0).any(-1).all()):
+                raise StatisticsError(f"{index} is undefined: {name} does not vary")
+
+
+def problem_of(x: Any, y: Any = None, *, rotate: bool = False) -> Problem:
+    """The problem that x and y pose: features, or moments or statistics of both sides.
 
     Features are multiplied in float64: the indices take roots and quotients of these products.
 
@@ -102,29 +163,30 @@ def statistics_of(x: Any, y: Any = None, *, rotate: bool = False) -> tuple[Stati
     if not is_features(x):
         if y is not None:
             raise ValueError("y must not be given with moments or statistics: they hold both sides")
-        return Statistics.of(x), not isinstance(x, Statistics | Sequence)
-    tx, ty = pair(x, y)
-    sides = []
-    for t in (tx, ty):
-        c = centred(t)
-        sides.append(torch.linalg.qr(c.T, mode="r").R.T if rotate and c.shape[1] > len(c) else c)
-    stats = Statistics.of(Moments(sides[0].shape[1], sides[1].shape[1]).update(*sides))
-    epsilon = torch.full_like(stats.epsilon, max(epsilon_of(tx), epsilon_of(ty)))
-    return replace(stats, epsilon=torch.maximum(stats.epsilon, epsilon)), True
+        stats = Statistics.of(x)
+        return Problem(stats, stats.epsilon, stats.epsilon, False, False, not isinstance(x, Statistics | Sequence))
+    sides = pair(x, y)
+    turned = [rotate and t.shape[1] > len(t) for t in sides]
+    rows = [spanned(t) if turn else centred(t) for t, turn in zip(sides, turned, strict=True)]
+    stats = Statistics.of(Moments(rows[0].shape[1], rows[1].shape[1]).update(*rows))
+    epsilons = [stats.epsilon.clamp(min=epsilon_of(t)) for t in sides]
+    means = {f"mean_{name}": t.double().mean(0) for name, t, off in zip("xy", sides, turned, strict=True) if not off}
+    stats = replace(stats, epsilon=torch.maximum(*epsilons), **means)
+    return Problem(stats, epsilons[0], epsilons[1], turned[0], turned[1], True)
 
 
-def flat(stats: Statistics) -> Statistics:
-    """With one batch dimension."""
-    return stats.reshape(stats.batch.numel())
+def check_fits(excess: Tensor, rounding: Tensor) -> None:
+    """That correlations exceed 1, or squares are below 0, by no more than rounding, as those of all data."""
+    if bool((excess > rounding).any()):
+        raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: together they are indefinite")
 
 
-def answer(value: Tensor, stats: Statistics, plain: bool) -> Any:
-    """A value (b) per problem in the shape of the batch, as a number where there is one problem of moments."""
-    value = value.reshape(stats.batch)
-    return value.item() if plain and not stats.batch else value
+def rounding_of_cosine(stats: Statistics) -> Tensor:
+    """What rounding may have added to ‖C_xy‖_* beside the traces of C_xx and C_yy."""
+    return 64 * max(stats.p, stats.q) * stats.epsilon
 
 
-def check_varies(index: str, stats: Statistics) -> None:
-    for name, cov in (("x", stats.cov_xx), ("y", stats.cov_yy)):
-        if not bool((cov.diagonal(dim1=-2, dim2=-1) > 0).any(-1).all()):
-            raise StatisticsError(f"{index} is undefined: {name} does not vary")
+def root_of_difference(square: Tensor, terms: Tensor, stats: Statistics) -> Tensor:
+    """√ of a difference of such terms. Below zero by no more than their rounding is zero; further is no distance."""
+    check_fits(-square, rounding_of_cosine(stats) * terms)
+    return torch.where(square > 0, square, 0.0).sqrt()

@@ -90,8 +90,8 @@ def hsic(
             one dimension holds several: the result is a tensor with a value for each, of about one pass over the
             distances.
         space: the linear kernel has two ways to one value: ``"features"``, the covariances (one pass, about
-            n (p + q)²/2 multiply-adds), and ``"samples"``, the kernel matrices in tiles (n² (p + q)/2). ``"auto"`` takes the cheaper
-            one, n < p + q deciding. Other kernels know samples only.
+            n (p + q)²/2 multiply-adds), and ``"samples"``, the kernel matrices in tiles (n² (p + q)/2). ``"auto"``:
+            the cheaper one, n < p + q deciding. Other kernels know samples only.
 
     Raises: as :func:`cka`, except that constant features give 0 (with a number as bandwidth: their median is 0).
     """

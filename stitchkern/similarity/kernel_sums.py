@@ -76,7 +76,7 @@ def hsic_of_sides(
         found = _from_sums(*ops.hsic_sums(list(sides), [code] * len(sides), widths, shifts), unbiased)
     if not bool(found.isfinite().all()):
         _raise_not_finite(sides, names)
-    return found
+    return found.triu() + found.triu(1).mT  # which rounding may have made unsymmetric
 
 
 def _raise_not_finite(sides: Sequence[Tensor], names: Sequence[str]) -> NoReturn:
@@ -120,11 +120,11 @@ def _widths_and_shifts(
     shifts = torch.zeros_like(widths)
     if kernel != "linear":
         for a, (name, t) in enumerate(zip(names, sides, strict=True)):
-            distance = _some_distances(t)
+            distance = some_distances(t)
             if not bool(distance.isfinite().all()):
                 _raise_not_finite(sides, names)
             for j, one in enumerate(wanted):
-                sigma = _sigma(one, name, distance)
+                sigma = sigma_of(one, name, distance)
                 exponent = (distance / sigma).square() / 2 if kernel == "rbf" else distance / sigma
                 mean = torch.exp(-exponent).mean().item()
                 widths[a, j], shifts[a, j] = sigma, mean if math.isfinite(mean) else 0.0
@@ -135,7 +135,7 @@ def is_several(bandwidth: Bandwidth) -> bool:
     return (isinstance(bandwidth, Sequence) and not isinstance(bandwidth, str)) or getattr(bandwidth, "ndim", 0) > 0
 
 
-def _sigma(bandwidth: Any, name: str, distance: Tensor) -> float:
+def sigma_of(bandwidth: Any, name: str, distance: Tensor) -> float:
     """σ of one side from what the caller asked for; `distance`: between some of its samples."""
     multiple = "median" if bandwidth is None else bandwidth
     if isinstance(multiple, str):
@@ -157,7 +157,7 @@ def _sigma(bandwidth: Any, name: str, distance: Tensor) -> float:
     return sigma
 
 
-def _some_distances(t: Tensor) -> Tensor:
+def some_distances(t: Tensor) -> Tensor:
     """All distances between two of at most MEDIAN_SAMPLES samples, in float64."""
     if len(t) > MEDIAN_SAMPLES:
         chosen = torch.randperm(len(t), generator=torch.Generator().manual_seed(MEDIAN_SEED))[:MEDIAN_SAMPLES]

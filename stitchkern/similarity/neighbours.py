@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from stitchkern.errors import StatisticsError
-from stitchkern.similarity.distances import check_metric, points, squared, tie_width, unit_rows
+from stitchkern.similarity.distances import check_metric, points, unit_rows
 from stitchkern.similarity.features import pair
+from stitchkern.similarity.nearest import by_distance, nearest
 
 if TYPE_CHECKING:
     from stitchkern.similarity.features import Features
 
 _METRICS = ("cosine", "euclidean")
-_BLOCK = 512
 
 
 def mutual_knn(x: Features, y: Features, *, k: int = 10, metric: str = "cosine") -> float:
@@ -31,7 +31,7 @@ def mutual_knn(x: Features, y: Features, *, k: int = 10, metric: str = "cosine")
     "euclidean" also to offsets. For unrelated sides it is about k / (n − 1), not 0. platonic-rep takes the inner
     product of features as they come, which is the cosine if the caller has normalised them.
 
-    Memory: float64 copies of the features and a few blocks of 512 × n.
+    Memory: copies of the features, and a few blocks of at most 64 MB (64 rows of n where that is more).
 
     Raises:
         ValueError: k outside 1 … n − 1, or another metric.
@@ -39,8 +39,8 @@ def mutual_knn(x: Features, y: Features, *, k: int = 10, metric: str = "cosine")
         ShapeError: x and y are not (n, p) and (n, q) of the same samples. NotFiniteError: NaN or Inf.
     """
     tx, ty, k = _checked(x, y, k, metric)
-    shared = sum((a & b).sum() for _, a, b in _both(tx, ty, k, metric))
-    return int(shared) / (len(tx) * k)
+    shared = sum(int(_shared(a, b, len(tx)).sum()) for _, a, b in _both(tx, ty, k, metric))
+    return shared / (len(tx) * k)
 
 
 def jaccard(x: Features, y: Features, *, k: int = 10, metric: str = "cosine") -> float:
@@ -53,7 +53,7 @@ def jaccard(x: Features, y: Features, *, k: int = 10, metric: str = "cosine") ->
     tx, ty, k = _checked(x, y, k, metric)
     total = torch.zeros((), dtype=torch.float64, device=tx.device)
     for _, a, b in _both(tx, ty, k, metric):
-        shared = (a & b).sum(1).double()
+        shared = _shared(a, b, len(tx)).double()
         total += (shared / (2 * k - shared)).sum()
     return (total / len(tx)).item()
 
@@ -81,6 +81,7 @@ def cknna(x: Features, y: Features, *, k: int = 10) -> float:
     shift = [(c.square().sum(1).mean() - c.square().sum(1)) / 2 for c in about]
     sums = torch.zeros(3, dtype=torch.float64, device=tx.device)
     for rows, a, b in _both(tx, ty, k, "cosine"):
+        a, b = _mask(a, len(tx)), _mask(b, len(tx))
         g, h = (c[rows] @ c.T + d for c, d in zip(about, shift, strict=True))
         for i, (mask, left, right) in enumerate(((a & b, g, h), (a, g, g), (b, h, h))):
             sums[i] += torch.where(mask, left * right, 0.0).sum()
@@ -89,6 +90,88 @@ def cknna(x: Features, y: Features, *, k: int = 10) -> float:
         if not own > 0:
             raise StatisticsError(f"CKNNA is undefined: {name} has no variation among its neighbours")
     return xy / (xx**0.5 * yy**0.5)
+
+
+def cycle_knn(x: Features, y: Features, *, k: int = 10, metric: str = "cosine") -> float:
+    r"""The share of samples that are found again by going to their neighbours in y (n, q) and from there to those in x
+    (n, p), in 0 … 1 (Huh et al. 2024, code).
+
+    .. math:: \frac1n\,\#\{i : i \in N_x(j) \text{ for some } j \in N_y(i)\}
+
+    Not symmetric, and not 1 for equal sides: of x with itself it is the share of samples that some neighbour counts
+    among its own. For unrelated sides about 1 − (1 − k/(n−1))^k. Neighbours, invariances and errors as
+    :func:`mutual_knn`; memory also n k indices.
+    """
+    tx, ty, k = _checked(x, y, k, metric)
+    n = len(tx)
+    # (j, i) for the neighbours i of j in x, as numbers that ascend as they come
+    known = torch.cat([_pairs(rows, found, n).flatten() for rows, found in nearest(points("x", tx, metric), k, metric)])
+    back = 0
+    for rows, found in nearest(points("y", ty, metric), k, metric):
+        wanted = found * n + torch.arange(rows.start, rows.stop, device=found.device)[:, None]
+        place = torch.searchsorted(known, wanted).clamp_(max=len(known) - 1)
+        back += int((known[place] == wanted).any(1).sum())
+    return back / n
+
+
+def rank_similarity(x: Features, y: Features, *, k: int = 10, metric: str = "cosine") -> float:
+    r"""Do x (n, p) and y (n, q) put the neighbours that they share in the same order? In 0 … 1 (Wang et al. 2022).
+
+    .. math:: \frac1n \sum_i \frac{1}{1 + \frac12 + \dots + \frac1{K_i}} \sum_{j \in N_x(i) \cap N_y(i)}
+              \frac{2}{(1 + |r_{ij} - s_{ij}|)(r_{ij} + s_{ij})},\qquad K_i = |N_x(i) \cap N_y(i)|
+
+    with r and s the ranks 1 … k of j among the neighbours of i in x and in y: near neighbours weigh more. 0 for a
+    sample whose sides share none; how many they share otherwise does not count, that is :func:`jaccard`. Symmetric; 1
+    for equal sides. Neighbours (equally distant ones rank by index), invariances, memory and errors as
+    :func:`mutual_knn`.
+    """
+    tx, ty, k = _checked(x, y, k, metric)
+    n = len(tx)
+    sides = points("x", tx, metric), points("y", ty, metric)
+    ranks = torch.arange(1, k + 1, device=tx.device)
+    harmonic = torch.cat([ranks.new_ones(1).double(), (1 / ranks.double()).cumsum(0)])  # 1 where none is shared
+    total = torch.zeros((), dtype=torch.float64, device=tx.device)
+    for (rows, a), (_, b) in zip(*(nearest(s, k, metric) for s in sides), strict=True):
+        a, b = (by_distance(s, rows, found, metric) for s, found in zip(sides, (a, b), strict=True))
+        place = torch.zeros(len(a), n, dtype=torch.int64, device=tx.device).scatter_(1, a, ranks.expand_as(a))
+        in_x = place.gather(1, b)  # the rank in x of y's neighbours, 0 where they are none
+        score = 2 / ((1 + (in_x - ranks).abs()) * (in_x + ranks)).double()
+        shared = in_x > 0
+        total += (torch.where(shared, score, 0.0).sum(1) / harmonic[shared.sum(1)]).sum()
+    return (total / n).item()
+
+
+def second_order_cosine(x: Features, y: Features, *, k: int = 10) -> float:
+    r"""The mean cosine between the similarities of a sample to its neighbours in x (n, p) and those in y (n, q), in
+    −1 … 1 (Hamilton et al. 2016).
+
+    .. math:: \frac1n \sum_i \cos\left(s^x_i, s^y_i\right),\qquad
+              s^x_i = \left(\cos(x_i, x_j)\right)_{j \in N_x(i) \cup N_y(i)}
+
+    Symmetric; 1 for equal sides; invariant to a scale of each sample and to rotations, not to offsets. ReSi's code puts
+    cosine distances in place of the similarities. Neighbours (by cosine) and memory as :func:`mutual_knn`.
+
+    Raises:
+        StatisticsError: also where a sample is orthogonal to all of these neighbours. Others as :func:`mutual_knn`.
+    """
+    tx, ty, k = _checked(x, y, k, "cosine")
+    n = len(tx)
+    units = unit_rows("x", tx, "cosine"), unit_rows("y", ty, "cosine")
+    total = torch.zeros((), dtype=torch.float64, device=tx.device)
+    for rows, a, b in _both(tx, ty, k, "cosine"):
+        union = torch.cat([a, b], 1)
+        once = torch.cat([torch.ones_like(a, dtype=torch.bool), ~_mask(a, n).gather(1, b)], 1)
+        s, t = (torch.where(once, _cosines(u, rows, union), 0.0) for u in units)
+        sizes = [v.square().sum(1).sqrt() for v in (s, t)]
+        for name, size in zip("xy", sizes, strict=True):
+            none = (size < 2.0**-48).nonzero()
+            if len(none):
+                raise StatisticsError(
+                    f"second-order cosine is undefined: sample {rows.start + int(none[0, 0])} of {name} is orthogonal "
+                    "to all neighbours"
+                )
+        total += ((s * t).sum(1) / (sizes[0] * sizes[1])).sum()
+    return (total / n).item()
 
 
 def _checked(x: Features, y: Features, k: int, metric: str) -> tuple[Tensor, Tensor, int]:
@@ -104,23 +187,31 @@ def _checked(x: Features, y: Features, k: int, metric: str) -> tuple[Tensor, Ten
 
 
 def _both(x: Tensor, y: Tensor, k: int, metric: str) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows, and for them who is a neighbour in x and who in y, (rows, n) bool with k in each row."""
+    """Rows, and for them the neighbours in x and in y, (rows, k), ascending."""
     sides = points("x", x, metric), points("y", y, metric)
-    for start in range(0, len(x), _BLOCK):
-        rows = slice(start, min(start + _BLOCK, len(x)))
-        yield rows, _neighbours(sides[0], rows, k, metric), _neighbours(sides[1], rows, k, metric)
+    for (rows, a), (_, b) in zip(*(nearest(s, k, metric) for s in sides), strict=True):
+        yield rows, a, b
 
 
-def _neighbours(points: Tensor, rows: slice, k: int, metric: str) -> Tensor:
-    d = squared(points[rows], points)
-    d.diagonal(rows.start).fill_(torch.inf)
-    last = d.topk(k, dim=1, largest=False).values.amax(1, keepdim=True)
-    width = tie_width(last, metric, are_squared=True)
-    found = d <= last + width
-    tied = (found.sum(1) > k).nonzero()[:, 0]
-    if len(tied):
-        d, last, width = d[tied], last[tied], width[tied]
-        sure = d < last - width
-        level = found[tied] & ~sure
-        found[tied] = sure | (level & (level.cumsum(1) <= k - sure.sum(1, keepdim=True)))
-    return found
+def _mask(found: Tensor, n: int) -> Tensor:
+    """(rows, n) bool: who is among these neighbours (rows, k)."""
+    return torch.zeros(len(found), n, dtype=torch.bool, device=found.device).scatter_(1, found, True)
+
+
+def _shared(a: Tensor, b: Tensor, n: int) -> Tensor:
+    """How many neighbours each row has in common."""
+    return _mask(a, n).gather(1, b).sum(1)
+
+
+def _pairs(rows: slice, found: Tensor, n: int) -> Tensor:
+    """i n + j for each row i and its neighbours j."""
+    return torch.arange(rows.start, rows.stop, device=found.device)[:, None] * n + found
+
+
+def _cosines(units: Tensor, rows: slice, columns: Tensor) -> Tensor:
+    """Of these rows with, for each of them, these samples (rows, c)."""
+    mine, (_, p) = units[rows], units.shape
+    if 4 * columns.shape[1] > len(units):
+        return (mine @ units.T).gather(1, columns)
+    parts = zip(mine.split(some := max(1, 2**20 // (columns.shape[1] * p))), columns.split(some), strict=True)
+    return torch.cat([(units[c] @ a[..., None])[..., 0] for a, c in parts])

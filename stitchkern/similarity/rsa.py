@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from stitchkern.errors import StatisticsError
-from stitchkern.similarity.distances import check_metric, pair_distances, points, tie_width, tiles
+from stitchkern.similarity.distances import check_metric, pair_distances, points, tiles
 from stitchkern.similarity.features import pair
+from stitchkern.similarity.ranks import doubled_ranks
 
 if TYPE_CHECKING:
     from stitchkern.similarity.features import Features
@@ -28,7 +29,7 @@ def rsa(x: Features, y: Features, *, metric: str = "euclidean", comparison: str 
 
     Everything is float64, and small distances are taken from differences, not from products. "pearson" streams tiles of
     512 × 512 pairs and keeps no more than float64 copies of the features. "spearman" ranks the vector of pairs: about
-    75 bytes for each of n(n−1)/2, so 0.6 GB at n = 4096. Distances closer than rounding (a relative 2^-41) are ties.
+    30 bytes for each of n(n−1)/2, so 0.25 GB at n = 4096. Distances closer than rounding (a relative 2^-41) are ties.
 
     Raises:
         StatisticsError: fewer than three samples; all samples of one side alike, or equally far apart; a sample that is
@@ -44,8 +45,8 @@ def rsa(x: Features, y: Features, *, metric: str = "euclidean", comparison: str 
     if comparison == "pearson":
         chunks = (torch.stack([pair_distances(rows, metric, i, j) for rows in sides]) for i, j in tiles(len(tx)))
     else:
-        ranks = [_ranks(_all_distances(rows, metric), metric) for rows in sides]
-        chunks = (torch.stack([r[a : a + 2**18] for r in ranks]) for a in range(0, len(ranks[0]), 2**18))
+        ranks = [doubled_ranks(all_distances(rows, metric), metric) for rows in sides]
+        chunks = (torch.stack([r[a : a + 2**18].double() for r in ranks]) for a in range(0, len(ranks[0]), 2**18))
     count, mean, cov = 0, tx.new_zeros(2, dtype=torch.float64), tx.new_zeros(2, 2, dtype=torch.float64)
     for v in chunks:  # sums about the mean of each chunk, put together as Chan et al. 1979 do
         m = v.shape[1]
@@ -68,7 +69,7 @@ def rsa(x: Features, y: Features, *, metric: str = "euclidean", comparison: str 
     return (cov[0, 1] / (cov[0, 0].sqrt() * cov[1, 1].sqrt())).item()
 
 
-def _all_distances(rows: Tensor, metric: str) -> Tensor:
+def all_distances(rows: Tensor, metric: str) -> Tensor:
     """The vector of all n(n−1)/2 distances, tile by tile."""
     n, done = len(rows), 0
     found = rows.new_empty(n * (n - 1) // 2)
@@ -77,18 +78,3 @@ def _all_distances(rows: Tensor, metric: str) -> Tensor:
         found[done : done + len(d)] = d
         done += len(d)
     return found
-
-
-def _ranks(d: Tensor, metric: str) -> Tensor:
-    """1 … m, the mean for ties, float64, in place of d."""
-    values, order = d.sort()
-    m, step = len(d), 2**20
-    starts = torch.zeros(m, dtype=torch.bool, device=d.device)  # where a value is not tied with the one before it
-    for a in range(1, m, step):
-        here = values[a : a + step]
-        starts[a : a + step] = here - values[a - 1 : a - 1 + len(here)] > tie_width(here, metric, are_squared=False)
-    del values
-    starts[0] = True
-    edges = torch.cat([starts.nonzero()[:, 0], torch.tensor([m], device=d.device)])
-    means = (edges[:-1] + edges[1:] + 1).double() / 2
-    return d.scatter_(0, order, means.repeat_interleave(edges.diff()))

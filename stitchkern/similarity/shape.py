@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stitchkern.errors import ShapeError, StatisticsError
-from stitchkern.similarity.canonical import principal
-from stitchkern.similarity.features import answer, check_varies, flat, rotated, statistics_of
-from stitchkern.statistics import Statistics
+from stitchkern.errors import ShapeError
+from stitchkern.similarity.features import check_fits, problem_of, root_of_difference, rounding_of_cosine
+from stitchkern.similarity.whitening import principal
 
 if TYPE_CHECKING:
-    from stitchkern.similarity.features import Features, Input
+    from stitchkern.similarity.features import Features, Input, Problem
+    from stitchkern.statistics import Statistics
 
 
 def procrustes_distance(x: Input, y: Features | None = None, *, kind: str = "normalized") -> Any:
@@ -46,13 +46,13 @@ def procrustes_distance(x: Input, y: Features | None = None, *, kind: str = "nor
     """
     if kind not in ("normalized", "angular", "euclidean"):
         raise ValueError(f"kind must be normalized, angular or euclidean; got {kind!r}")
-    stats, plain = statistics_of(x, y, rotate=True)
+    problem = problem_of(x, y, rotate=True)
+    stats = problem.stats
     if kind == "euclidean":
         a, b = _trace(stats.cov_xx), _trace(stats.cov_yy)
-        square = a + b - 2 * _nuclear(stats.cov_xy)
-        return answer(_root(square, a + b, stats), stats, plain)
-    s = _cosine("Procrustes distance", stats)
-    return answer(_angle(s, stats) if kind == "angular" else _chord(s, stats), stats, plain)
+        return problem.answer(root_of_difference(a + b - 2 * _nuclear(stats.cov_xy), a + b, stats))
+    s = _cosine("Procrustes distance", problem)
+    return problem.answer(_angle(s, stats) if kind == "angular" else _chord(s, stats))
 
 
 def procrustes_similarity(x: Input, y: Features | None = None) -> Any:
@@ -60,8 +60,8 @@ def procrustes_similarity(x: Input, y: Features | None = None) -> Any:
 
     The same number as :func:`bures` of Gram matrices. Arguments and errors as :func:`procrustes_distance`.
     """
-    stats, plain = statistics_of(x, y, rotate=True)
-    return answer(_cosine("Procrustes similarity", stats), stats, plain)
+    problem = problem_of(x, y, rotate=True)
+    return problem.answer(_cosine("Procrustes similarity", problem))
 
 
 def shape_distance(x: Input, y: Features | None = None, *, alpha: float = 1.0) -> Any:
@@ -86,24 +86,20 @@ def shape_distance(x: Input, y: Features | None = None, *, alpha: float = 1.0) -
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in 0 … 1; got {alpha}")
-    stats, plain = statistics_of(x, y, rotate=True)
+    problem = problem_of(x, y, rotate=True)
     if alpha == 1:  # nothing to whiten, so nothing to leave out
-        return answer(_angle(_cosine("shape distance", stats), stats), stats, plain)
-    check_varies("shape distance", stats)
-    problems = flat(stats)
-    sides, slack = [], torch.ones_like(problems.epsilon)  # whitening magnifies rounding as it does directions
-    for cov, turned in ((problems.cov_xx, rotated(x)), (problems.cov_yy, rotated(y))):
-        values, vectors = principal(cov, problems.epsilon, turned)
-        live = values > 0
-        mean = values.sum(-1, keepdim=True) / live.sum(-1, keepdim=True)
-        values = values / mean
-        mixed = torch.where(live, alpha + (1 - alpha) / torch.where(live, values, 1.0).sqrt(), 0.0)
-        size = (mixed.square() * values).sum(-1).sqrt() * mean[..., 0].sqrt()
-        sides.append(vectors * (mixed / size[..., None])[..., None, :])
-        least = torch.where(live, mixed, torch.inf).amin(-1)
+        return problem.answer(_angle(_cosine("shape distance", problem), problem.stats))
+    problem.check_varies("shape distance")
+    flat = problem.flat()
+    sides, slack = [], torch.ones_like(flat.epsilon_x)  # whitening magnifies rounding as it does directions
+    for cov, epsilon, turned in flat.sides():
+        values, vectors = principal(cov, epsilon, turned)
+        mixed = whitening(values, alpha)
+        sides.append(vectors * mixed[..., None, :])
+        least = torch.where(values > 0, mixed, torch.inf).amin(-1)
         slack = slack * (mixed.amax(-1) / least) ** 2
-    s = _nuclear(sides[0].mT @ problems.cov_xy @ sides[1])
-    return answer(_angle(s, problems, slack), stats, plain)
+    s = _nuclear(sides[0].mT @ flat.stats.cov_xy @ sides[1])
+    return problem.answer(_angle(s, flat.stats, slack))
 
 
 def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
@@ -115,7 +111,8 @@ def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
     ``of="grams"``: A = X Xᵀ and B = Y Yᵀ of centred features, (n, n), never formed: F is then ‖XᵀY‖_*, so that it is
     the cosine of the angular Procrustes distance (Harvey et al. 2024). ``of="covariances"``: A = C_xx and B = C_yy,
     (p, p): whether the sides spread along the same axes of one feature space; samples need not correspond, rotations of
-    one side matter, and p = q. Some codes report the squared fidelity.
+    one side matter, and p = q; directions that are rounding (see :func:`stitchkern.cca`) are left out. Some codes
+    report the squared fidelity.
 
     Args:
         of: "grams" or "covariances". Others as :func:`procrustes_distance`.
@@ -124,10 +121,12 @@ def bures(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
         ValueError: another ``of``. ShapeError: x and y do not fit, or covariances of p ≠ q. StatisticsError: x or y
             does not vary, fewer than two samples. NotFiniteError: NaN or Inf.
     """
-    stats, plain = _for_bures(x, y, of)
-    check_varies("Bures similarity", stats)
-    size = _trace(stats.cov_xx).sqrt() * _trace(stats.cov_yy).sqrt()
-    return answer(_fidelity(stats, of) / size, stats, plain)
+    problem = _for_bures(x, y, of)
+    if of == "grams":
+        return problem.answer(_cosine("Bures similarity", problem))
+    problem.check_varies("Bures similarity")
+    fidelity, a, b = _of_covariances(problem)
+    return problem.answer(fidelity / (a.sqrt() * b.sqrt()))
 
 
 def bures_distance(x: Input, y: Features | None = None, *, of: str = "grams") -> Any:
@@ -139,29 +138,42 @@ def bures_distance(x: Input, y: Features | None = None, *, of: str = "grams") ->
 
     Args and raises: as :func:`bures`.
     """
-    stats, plain = _for_bures(x, y, of)
-    a, b = _trace(stats.cov_xx), _trace(stats.cov_yy)
-    return answer(_root(a + b - 2 * _fidelity(stats, of), a + b, stats), stats, plain)
+    problem = _for_bures(x, y, of)
+    stats = problem.stats
+    if of == "grams":
+        fidelity, a, b = _nuclear(stats.cov_xy), _trace(stats.cov_xx), _trace(stats.cov_yy)
+    else:
+        fidelity, a, b = _of_covariances(problem)
+    return problem.answer(root_of_difference(a + b - 2 * fidelity, a + b, stats))
 
 
-def _for_bures(x: Input, y: Features | None, of: str) -> tuple[Statistics, bool]:
+def _for_bures(x: Input, y: Features | None, of: str) -> Problem:
     if of not in ("grams", "covariances"):
         raise ValueError(f"of must be grams or covariances; got {of!r}")
-    stats, plain = statistics_of(x, y, rotate=of == "grams")
-    if of == "covariances" and stats.p != stats.q:
-        raise ShapeError(f"covariances can only be compared for x and y of as many features; got {stats.p}, {stats.q}")
-    return stats, plain
+    problem = problem_of(x, y, rotate=of == "grams")
+    p, q = problem.stats.p, problem.stats.q
+    if of == "covariances" and p != q:
+        raise ShapeError(f"covariances can only be compared for x and y of as many features; got {p}, {q}")
+    return problem
 
 
-def _fidelity(stats: Statistics, of: str) -> Tensor:
-    if of == "grams":
-        return _nuclear(stats.cov_xy)
-    problems = flat(stats)
-    roots = []
-    for cov in (problems.cov_xx, problems.cov_yy):
-        values, vectors = principal(cov, problems.epsilon)  # the root of rounding would be far above rounding
+def _of_covariances(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """F(A, B), tr A and tr B of the covariances without what is rounding, whose root would be far above it."""
+    batch, roots, traces = problem.stats.batch, [], []
+    for cov, epsilon, _ in problem.flat().sides():
+        values, vectors = principal(cov, epsilon)
         roots.append(vectors * values.sqrt()[..., None, :])
-    return _nuclear(roots[0].mT @ roots[1]).reshape(stats.batch)
+        traces.append(values.sum(-1).reshape(batch))
+    return _nuclear(roots[0].mT @ roots[1]).reshape(batch), traces[0], traces[1]
+
+
+def whitening(values: Tensor, alpha: float) -> Tensor:
+    """What directions of these variances (…, p) are scaled by: partly whitened, and of a total variance of 1."""
+    live = values > 0
+    mean = values.sum(-1, keepdim=True) / live.sum(-1, keepdim=True)
+    values = values / mean
+    mixed = torch.where(live, alpha + (1 - alpha) / torch.where(live, values, 1.0).sqrt(), 0.0)
+    return mixed / ((mixed.square() * values).sum(-1, keepdim=True) * mean).sqrt()
 
 
 def _trace(cov: Tensor) -> Tensor:
@@ -172,23 +184,18 @@ def _nuclear(t: Tensor) -> Tensor:
     return torch.linalg.svdvals(t).sum(-1)
 
 
-def _cosine(index: str, stats: Statistics) -> Tensor:
-    check_varies(index, stats)
-    return _nuclear(stats.cov_xy) / (_trace(stats.cov_xx).sqrt() * _trace(stats.cov_yy).sqrt())
+def _cosine(index: str, problem: Problem) -> Tensor:
+    problem.check_varies(index)
+    stats = problem.stats
+    s = _nuclear(stats.cov_xy) / (_trace(stats.cov_xx).sqrt() * _trace(stats.cov_yy).sqrt())
+    check_fits(s - 1, rounding_of_cosine(stats))
+    return s
 
 
 def _chord(s: Tensor, stats: Statistics, slack: Tensor | float = 1.0) -> Tensor:
-    return _root(2 - 2 * s, 2.0 * slack * torch.ones_like(s), stats)
+    return root_of_difference(2 - 2 * s, 2.0 * slack * torch.ones_like(s), stats)
 
 
 def _angle(s: Tensor, stats: Statistics, slack: Tensor | float = 1.0) -> Tensor:
     """arccos s, by its half: it keeps its digits near s = 1, and knows rounding from error there."""
     return 2 * (_chord(s, stats, slack) / 2).asin()
-
-
-def _root(square: Tensor, terms: Tensor, stats: Statistics) -> Tensor:
-    """√ of a difference of such terms. Below zero by no more than their rounding is zero; further is no distance."""
-    size = max(stats.p, stats.q)
-    if bool((square < -64 * size * stats.epsilon * terms).any()):
-        raise StatisticsError("cov_xy does not fit cov_xx and cov_yy: together they are indefinite")
-    return torch.where(square > 0, square, 0.0).sqrt()

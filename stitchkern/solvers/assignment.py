@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stitchkern.statistics import Source
 
 #: above this side a soft matching is solved as a linear programme instead of an assignment of copies
-_COPIES = 512
+_COPIES = 2048
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,7 +98,7 @@ def soft_matching(m: Source) -> MatchedMap:
 
     about the means. For p = q it is the best permutation. ``distance`` is the root of the optimum, the soft-matching
     distance of Khosla and Williams 2024. Features are compared in their own units: scale them first where that is not
-    meant. Solved exactly as an assignment of copies (scipy ``linear_sum_assignment``) where lcm(p, q) ≤ 512 or p = q,
+    meant. Solved exactly as an assignment of copies (scipy ``linear_sum_assignment``) where lcm(p, q) ≤ 2048 or p = q,
     otherwise as a linear programme (scipy's HiGHS) to 1e-10 of the largest cost, which takes minutes from p·q about
     1e5 on.
 
@@ -110,7 +110,7 @@ def soft_matching(m: Source) -> MatchedMap:
     cost = variances[0] + variances[1] - 2 * flat.cov_xy
     plans = torch.zeros_like(cost)
     for plan, c in zip(plans, cost.cpu().numpy(), strict=True):
-        plan.copy_(torch.from_numpy(_transport(c)))
+        plan.copy_(torch.from_numpy(transport(c)))
     weight = (stats.q * plans.mT).reshape(*stats.batch, stats.q, stats.p)
     value = (plans * cost).sum((-2, -1)).clamp(min=0.0).sqrt()
     return settle(
@@ -167,7 +167,7 @@ def _matched(stats: Statistics, flat: Statistics, matches: Tensor, scale: bool, 
     )
 
 
-def _transport(cost: np.ndarray) -> np.ndarray:
+def transport(cost: np.ndarray) -> np.ndarray:
     """The plan (p, q) with uniform marginals 1/p and 1/q of least cost."""
     from scipy.optimize import linear_sum_assignment, linprog
     from scipy.sparse import eye_array, kron, vstack

@@ -104,6 +104,15 @@ def fit_and_test(
     return FitAndTest(Part(whole, 0, count - held_out), Part(whole, count - held_out, count), note)
 
 
+def inputs_alone(data: str, *, split: str | None = None, **options: Any) -> tuple[Iterable[Any], str]:
+    """The data without labels, which they need not have, and what to call them; `split` as in `fit_and_test`.
+
+    Raises SpecError as `load_data`, which takes the `options`.
+    """
+    split = default_split(data, split)
+    return load_data(data, split=split, labelled=False, **options), f"split {split!r} of {data}" if split else data
+
+
 def _reads_alike(batches: Batches) -> bool:
     """Whether two readings start with the same batch."""
     first, again = (list(leaves(next(iter(batches), None))) for _ in range(2))

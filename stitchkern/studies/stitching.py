@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from stitchkern.comparison import compare
 from stitchkern.errors import ShapeError, StatisticsError
 from stitchkern.matching import Evaluation, Pair, collect_moments, evaluate
 from stitchkern.models import activations, frozen, load_model
-from stitchkern.models.spec import split_spec
 from stitchkern.models.taps import device_of, few, map_tensors
 from stitchkern.moments import Moments
 from stitchkern.nn import ChannelMap
@@ -30,6 +28,7 @@ from stitchkern.solvers import AffineMap, least_squares, procrustes, reduced_ran
 from stitchkern.solvers.orthogonal import ProcrustesMap
 from stitchkern.studies.data import FitAndTest, Part
 from stitchkern.studies.layers import check_takes, count_parameters, default_layers
+from stitchkern.studies.names import short_names
 from stitchkern.studies.result import (
     NetworkResult,
     OrthogonalResult,
@@ -155,18 +154,6 @@ def stitch_specs(
         ranks=ranks, orthogonal=orthogonal, resize=resize, precision=precision,
         made={**(made or {}), "Test data": data.note}, progress=progress,
     )  # fmt: skip
-
-
-def short_names(front: str, end: str) -> tuple[str, str]:
-    """What to call two models: their weights files, or the functions that make them; never both the same."""
-    parts = [split_spec(spec, "model", "file_or_module:callable[@weights]") for spec in (front, end)]
-    a, b = (Path(weights).stem if weights else name for _, name, weights in parts)
-    if a == b:
-        a, b = (
-            f"{Path(weights).parent.name}/{stem}" if weights else stem
-            for stem, (_, _, weights) in zip((a, b), parts, strict=True)
-        )
-    return (a, b) if a != b else (f"{a} (front)", f"{b} (end)")
 
 
 _FULL, _PROCRUSTES = "full", "procrustes"

@@ -8,9 +8,13 @@ import math
 
 import pytest
 import torch
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from stitchkern.comparison import SimilarityMatrix
 from stitchkern.errors import ShapeError
+from stitchkern.plotting import LIGHT
 
 
 def matrix(**changes) -> SimilarityMatrix:
@@ -91,3 +95,30 @@ def test_without_pandas_it_says_so(monkeypatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match="pip install pandas"):
         matrix().to_pandas()
+
+
+def test_the_heat_map_shows_the_numbers_under_their_names() -> None:
+    axes = matrix().plot().axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["conv1", "fc"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b", "c"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("Net", "Other")
+    shown = {t.get_text() for t in axes.texts}
+    assert {".25", "1.00", ".10", ".20", "−.30", "± .01", "± .1"} <= shown
+    (mesh,) = (c for c in axes.collections if isinstance(c, QuadMesh))
+    assert mesh.get_clim() == (-0.3, 1.0) and mesh.get_array().mask.tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+def test_of_a_distance_the_smallest_is_strongest() -> None:
+    near, far = torch.tensor([[0.5, 0.25], [2.0, 0.0]]), torch.zeros(2, 2)
+    pair = {"layers_b": ["a", "b"], "measure": "procrustes_distance"}
+    (mesh,) = (
+        c for c in matrix(values=near, standard_error=far, **pair).plot().axes[0].collections if isinstance(c, QuadMesh)
+    )
+    assert mesh.get_clim() == (0, 2)
+    assert [to_hex(c) for c in mesh.to_rgba([0.0, 2.0])] == [LIGHT.ramp[-1], LIGHT.ramp[0]]
+    assert matrix(values=far, standard_error=far, **pair).plot(title="t", limits=(0, 3)) is not None
+
+
+def test_it_is_drawn_where_it_is_wanted() -> None:
+    axes = Figure().subplots()
+    assert matrix().plot(ax=axes) is axes.figure and axes.get_title(loc="left") == "CKA of all layers of Net and Other"

@@ -116,6 +116,22 @@ def jpegs(images: np.ndarray) -> dict[str, np.ndarray]:
     return {"jpeg": np.concatenate(files), "offsets": np.cumsum([0, *map(len, files)]), "labels": LABELS}
 
 
+def test_labels_need_not_be_there(tmp_path: Path) -> None:
+    for arrays in ({"images": HWC}, {"images": HWC, "labels": np.full((2, 2), "no labels")}):
+        data = load_data(save(tmp_path, **arrays), batch_size=3, limit=5, labelled=False)
+        assert (len(data), data.count) == (2, 5) and all(len(batch) == 1 for batch in data)
+        assert_close(torch.cat([inputs for (inputs,) in data]), torch.from_numpy(HWC[:5]).movedim(-1, 1) / 255)
+    path = save(tmp_path, train_images=HWC, x_test=HWC[:2])
+    assert load_data(path, split="test", labelled=False).count == 2
+    assert load_data(path, images_key="train_images", labelled=False).count == 7
+    with pytest.raises(SpecError, match=r"several splits.*'test', 'train'"):
+        load_data(path, labelled=False)
+    with pytest.raises(SpecError, match="no images of split 'valid'; it holds 'train_images', 'x_test'"):
+        load_data(path, split="valid", labelled=False)
+    with pytest.raises(SpecError, match="no images and labels"):
+        load_data(path)
+
+
 def test_jpeg_files_end_to_end(tmp_path: Path) -> None:
     flat = np.broadcast_to(HWC[:, :1, :1], (7, 8, 16, 3)).copy()
     inputs, labels = gather(load_data(save(tmp_path, **jpegs(flat)), batch_size=4))
@@ -207,7 +223,10 @@ def loader():
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
 batches = [(torch.zeros(2, 1), torch.zeros(2, dtype=torch.long))]
 def unlabelled(): return [torch.zeros(3, 2)]
+def words(): return [{"tokens": torch.arange(12).view(4, 3), "text": list("abcd")}] * 2
+def odd(): return [(torch.zeros(3, 2), {"any": 1}, "thing")]
 def number(): return 3
+def empty(): return [()]
 def unplugged():
     yield from generate()
     raise OSError("no\\ndisk")
@@ -242,6 +261,17 @@ def test_loaders_and_lists_are_used_as_they_are(source: str) -> None:
     assert (len(limited), limited.count) == (2, 5)
     assert gather(limited)[1].tolist() == list(range(5))
     assert len(load_data(f"{source}:batches")) == 1
+
+
+def test_callables_need_no_labels(source: str) -> None:
+    for name, shapes in (("unlabelled", [(3, 2)]), ("generate", [(4, 2), (1, 2)]), ("odd", [(3, 2)])):
+        data = load_data(f"{source}:{name}", limit=5, labelled=False)
+        for _ in range(2):
+            assert [tuple(inputs.shape) for (inputs,) in data] == shapes
+    (first,), (second,) = load_data(f"{source}:words", limit=5, labelled=False)
+    assert first["tokens"].shape == (4, 3) and second["tokens"].tolist() == [[0, 1, 2]]
+    with pytest.raises(SpecError, match="must yield tensors, alone or before labels; it yielded a tuple"):
+        list(load_data(f"{source}:empty", labelled=False))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ import dataclasses
 import itertools
 import math
 import re
-from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
 from stitchkern import report
+from stitchkern.plotting import DARK
 from stitchkern.report import plots
+from stitchkern.report.page import to_svg
 from stitchkern.studies.result import (
     NetworkResult,
     OrthogonalResult,
@@ -20,6 +21,7 @@ from stitchkern.studies.result import (
     SimilarityResult,
     StitchingResult,
 )
+from tests.page import Page, check_alone
 
 NESTED = ("rank_curve", "r2_by_rank", "procrustes")
 
@@ -70,32 +72,6 @@ def make_result(layers=("bn1", "bn2", "bn3"), front="seed 0", end="seed 1", rank
     )
 
 
-class Page(HTMLParser):
-    """Collects tags that are open, attributes that load something, and the text."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "hr", "input"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.loads, self.words = [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.loads += [v for k, v in attributes if k in ("src", "href", "xlink:href", "srcset", "data", "action")]
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_startendtag(self, tag, attributes):
-        self.loads += [v for k, v in attributes if k in ("src", "href", "xlink:href", "srcset")]
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "new" / "folder"
@@ -112,18 +88,11 @@ def test_writes_every_file(folder):
 
 
 def test_page_is_whole_and_needs_nothing_from_elsewhere(folder):
-    text = (folder / "index.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert page.open == []
-    assert page.loads and all(target.startswith(("#", "data:")) for target in page.loads)
-    for loading in ("<script", "<link", "@import", "<iframe", "url(http", "@font-face"):
-        assert loading not in text
-    assert "prefers-color-scheme: dark" in text
+    check_alone((folder / "index.html").read_text(encoding="utf-8"))
 
 
 def test_page_states_the_finding_and_the_numbers(folder):
-    page = Page((folder / "index.html").read_text(encoding="utf-8"))
-    words = re.sub("[ \n]+", " ", " ".join(page.words))
+    words = Page((folder / "index.html").read_text(encoding="utf-8")).text
     assert make_result().headline in words
     for expected in (
         "98.7\N{NO-BREAK SPACE}%",
@@ -134,30 +103,6 @@ def test_page_states_the_finding_and_the_numbers(folder):
         "16 → 8",
     ):
         assert expected in words
-
-
-def test_ids_are_unique_and_references_resolve(folder):
-    text = (folder / "index.html").read_text(encoding="utf-8")
-
-    class Ids(HTMLParser):
-        def __init__(self):
-            super().__init__()
-            self.ids, self.used = [], set()
-
-        def handle_starttag(self, tag, attributes):
-            for key, value in attributes:
-                if key == "id":
-                    self.ids.append(value)
-                elif key in ("href", "xlink:href"):
-                    self.used |= {value[1:]} if value.startswith("#") else set()
-                elif "url(#" in (value or ""):
-                    self.used.add(value.split("url(#")[1].split(")")[0])
-
-    ids = Ids()
-    ids.feed(text)
-    assert ids.used and ids.used <= set(ids.ids)
-    targets = [name for name in ids.ids if name in ids.used]
-    assert len(targets) == len(set(targets))  # two pictures must not share a marker or a clip path
 
 
 def test_headline_names_best_and_worst():
@@ -280,7 +225,7 @@ def test_what_was_not_tested_is_absent_and_leaves_no_file_of_another_result(tmp_
 
 def test_rank_panels_show_what_was_measured():
     result = make_result()
-    figure = plots.by_rank(result, plots.DARK)
+    figure = plots.by_rank(result, DARK)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == ["bn1", "bn2", "bn3"]
     for axes, pair in zip(panels, result.pairs, strict=True):
@@ -348,7 +293,7 @@ def test_labels_at_the_end_of_lines_do_not_overlap():
 
 
 def test_pictures_are_the_same_every_time():
-    first, second = (plots.to_svg(plots.heat_map(make_result()), "map", "a") for _ in range(2))
+    first, second = (to_svg(plots.heat_map(make_result()), "map", "a") for _ in range(2))
     assert first == second
 
 

@@ -23,9 +23,9 @@ CASES = {
 }
 
 
-def torture(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+def torture(name: str, seed: int = 0, samples: int = 400) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
-    n, p, q = (40, 300, 200) if name == "n < p" else (400, 48, 32)
+    n, p, q = (40, 300, 200) if name == "n < p" else (samples, 48, 32)
     x = torch.randn(n, p, generator=g, dtype=torch.float64) * torch.logspace(0, -1, p, dtype=torch.float64)
     y = x @ torch.randn(p, q, generator=g, dtype=torch.float64) / 2
     y = y + torch.randn(n, q, generator=g, dtype=torch.float64)

@@ -16,14 +16,54 @@ METRICS = ("cosine", "euclidean")
 def test_against_reference(case, metric, device):
     _, x, y = case
     a, b = x.to(device), y.to(device)
-    for name in ("mutual_knn", "jaccard"):
+    for name in ("mutual_knn", "jaccard", "rank_similarity"):
         ours, theirs = getattr(sk, name), getattr(reference, name)
         for k in (1, 10, len(x) - 1):
             found = ours(a, b, k=k, metric=metric)
             assert found == pytest.approx(theirs(x, y, k, metric), abs=1e-6)
-            assert ours(b, a, k=k, metric=metric) == found
-            assert ours(a, a, k=k, metric=metric) == 1
+            assert ours(b, a, k=k, metric=metric) == pytest.approx(found, abs=1e-12)
+            assert ours(a, a, k=k, metric=metric) == pytest.approx(1, abs=1e-12)
     assert sk.mutual_knn(a, b, k=len(x) - 1, metric=metric) == 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_cycle_knn_against_reference(case, metric, device):
+    _, x, y = case
+    a, b = x.to(device), y.to(device)
+    for k in (1, 10, len(x) - 1):
+        for left, right in ((x, y), (y, x), (x, x)):
+            expected = reference.cycle_knn(left, right, k, metric)
+            found = sk.cycle_knn(left.to(device), right.to(device), k=k, metric=metric)
+            assert found == pytest.approx(expected, abs=1e-12)
+    assert sk.cycle_knn(a, b, k=len(x) - 1, metric=metric) == 1
+
+
+def test_second_order_cosine_against_reference(case, device):
+    _, x, y = case
+    a, b = x.to(device), y.to(device)
+    for k in (1, 10, len(x) - 1):
+        found = sk.second_order_cosine(a, b, k=k)
+        assert found == pytest.approx(reference.second_order_cosine(x, y, k), abs=1e-6)
+        assert sk.second_order_cosine(b, a, k=k) == pytest.approx(found, abs=1e-12)
+        assert sk.second_order_cosine(a, a, k=k) == pytest.approx(1, abs=1e-12)
+
+
+def test_cycles_and_ranks_of_points_on_a_line():
+    x = torch.tensor([[0.0], [1.0], [2.1], [3.3], [10.0]])
+    # nearest: 0→1, 1→0, 2→1, 3→2, 4→3: only 0 and 1 come back
+    assert sk.cycle_knn(x, x, k=1, metric="euclidean") == 2 / 5
+    # of 0, 1, 2.1 and 0, 1, −1.5 only the last has its neighbours in another order: ranks 1, 2 against 2, 1
+    y = torch.tensor([[0.0], [1.0], [-1.5]])
+    last = (2 / (2 * 3) + 2 / (2 * 3)) / (1 + 1 / 2)
+    assert sk.rank_similarity(x[:3], y, k=2, metric="euclidean") == pytest.approx((1 + 1 + last) / 3, abs=1e-15)
+    # nearest: 1, 0, 1 and 1, 0, 0
+    assert sk.rank_similarity(x[:3], y, k=1, metric="euclidean") == pytest.approx(2 / 3, abs=1e-15)
+    assert sk.cycle_knn(x[:3], y, k=1, metric="euclidean") == pytest.approx(2 / 3, abs=1e-15)
+
+
+def test_second_order_cosine_is_undefined_for_orthogonal_neighbours():
+    with pytest.raises(StatisticsError, match="sample 0 of x is orthogonal"):
+        sk.second_order_cosine(torch.eye(5), torch.randn(5, 3), k=2)
 
 
 def test_cknna_against_reference(case, device):
@@ -68,17 +108,21 @@ def test_invariance_and_input_types():
     y = y + x[:, :6]
     turn = torch.linalg.qr(torch.randn(9, 9, generator=g).double()).Q
     half = x.bfloat16(), y.bfloat16()
-    for name in ("mutual_knn", "jaccard", "cknna"):
+    for name in ("mutual_knn", "jaccard", "cknna", "cycle_knn", "rank_similarity", "second_order_cosine"):
         ours = getattr(sk, name)
         value = ours(x, y)
-        assert 10 / 69 < value < 1
+        assert 10 / 69 < value < 1, name
         assert ours(x.numpy(), y.numpy()) == value
         assert ours(1e-160 * x @ turn, 1e160 * y) == pytest.approx(value, abs=1e-12)
         assert ours(*half) == pytest.approx(ours(half[0].double(), half[1].double()), abs=1e-12)
-    assert sk.mutual_knn(x + 1e3, y, metric="euclidean") == sk.mutual_knn(x, y, metric="euclidean")
+    for name in ("mutual_knn", "cycle_knn", "rank_similarity"):
+        ours = getattr(sk, name)
+        assert ours(x + 1e3, y, metric="euclidean") == pytest.approx(ours(x, y, metric="euclidean"), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["mutual_knn", "jaccard", "cknna"])
+@pytest.mark.parametrize(
+    "name", ["mutual_knn", "jaccard", "cknna", "cycle_knn", "rank_similarity", "second_order_cosine"]
+)
 def test_bad_input_is_an_error(name):
     ours = getattr(sk, name)
     x = torch.randn(12, 3, generator=torch.Generator().manual_seed(3))
@@ -97,7 +141,7 @@ def test_bad_input_is_an_error(name):
     ]:
         with pytest.raises(error, match=match):
             ours(*a, **{"k": 5, **options})
-    if name != "cknna":
+    if name not in ("cknna", "second_order_cosine"):
         with pytest.raises(StatisticsError, match="x does not vary"):
             ours(torch.ones(12, 2), x, metric="euclidean")
         with pytest.raises(ValueError, match="metric must be cosine or euclidean"):

@@ -14,8 +14,9 @@ from stitchkern import report
 from stitchkern.errors import LayerError, ShapeError, SpecError
 from stitchkern.models import layer_names
 from stitchkern.studies.layers import default_layers, describe
+from stitchkern.studies.names import short_names
 from stitchkern.studies.result import StitchingResult
-from stitchkern.studies.stitching import short_names, stitch_layers
+from stitchkern.studies.stitching import stitch_layers
 
 
 def small(seed, channels=6, size_after=8):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from stitchkern.report import plots
+from stitchkern.report.page import new_folder, render, save_png, write_csv
 from stitchkern.studies.result import OrthogonalResult, PairResult, RankResult, StitchingResult
 
 # x: the front's channels at one position of one image, y: the end's, Σ and means over all of them.
@@ -71,23 +68,20 @@ def write(result: StitchingResult, out_dir: str | Path) -> Path:
     """Write `index.html`, `layers.png`, `similarity.png`, `layers.csv`, `result.json`; return the page.
 
     Also `ranks.png` where the result has a rank curve, and `ranks.csv` where it has that or Procrustes. The folder
-    is made if need be, files of these names are replaced, and removed where this result has none. Raises OSError
-    where that fails.
+    is made if need be; files of these names and of another report are replaced or removed. Raises OSError where that
+    fails.
     """
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    out = new_folder(out_dir)
     (out / "result.json").write_text(result.to_json(), encoding="utf-8")
-    _write_csv([_numbers(pair) for pair in result.pairs], out / "layers.csv")
+    write_csv([_numbers(pair) for pair in result.pairs], out / "layers.csv")
     title = f"How well the front of {result.front.name} drives the end of {result.end.name}"
-    plots.save_png(plots.by_layer(result, title=title), out / "layers.png")
-    plots.save_png(plots.heat_map(result, title="Linear CKA of all layer pairs"), out / "similarity.png")
-    for name in ("ranks.png", "ranks.csv"):
-        (out / name).unlink(missing_ok=True)  # another result's would be taken for this one's
+    save_png(plots.by_layer(result, title=title), out / "layers.png")
+    save_png(plots.heat_map(result, title="Linear CKA of all layer pairs"), out / "similarity.png")
     if result.has_rank_curve:
         title = f"Rank of the map from {result.front.name} to {result.end.name}"
-        plots.save_png(plots.by_rank(result, title=title), out / "ranks.png")
+        save_png(plots.by_rank(result, title=title), out / "ranks.png")
     if result.has_rank_curve or result.has_procrustes:
-        _write_csv([row for pair in result.pairs for row in _rank_rows(pair)], out / "ranks.csv")
+        write_csv([row for pair in result.pairs for row in _rank_rows(pair)], out / "ranks.csv")
     page = out / "index.html"
     page.write_text(html(result), encoding="utf-8")
     return page
@@ -95,32 +89,14 @@ def write(result: StitchingResult, out_dir: str | Path) -> Path:
 
 def html(result: StitchingResult) -> str:
     """The page: one document with style and plots inside, for light and dark screens."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters.update(
-        percent=lambda v: f"{100 * v:.1f}\N{NO-BREAK SPACE}%" if math.isfinite(v) else "undefined",
-        fixed=lambda v: f"{v:.3f}".replace("-", "−") if math.isfinite(v) else "–",
-        magnitude=lambda v: f"{v:.3f}" if 1e-3 <= v < 1e4 else f"{v:.2e}" if math.isfinite(v) else "–",
-        thousands=lambda v: f"{v:,}",
-        width=lambda v: f"{100 * min(max(v, 0.0), 1.0):.1f}" if math.isfinite(v) else "0",
-    )
-    drawn = [(plots.by_layer, "Relative accuracy, CKA and R² by layer"), (plots.heat_map, "Heat map of CKA")]
-    if result.has_rank_curve:
-        drawn.append((plots.by_rank, "Relative accuracy and R² by rank of the map, one panel per layer"))
-    pictures = {
-        f"{draw.__name__}_{theme.name}": Markup(
-            plots.to_svg(draw(result, theme), label, f"{draw.__name__}_{theme.name}")
-        )
-        for theme in (plots.LIGHT, plots.DARK)
-        for draw, label in drawn
+    drawn = {
+        "by_layer": (partial(plots.by_layer, result), "Relative accuracy, CKA and R² by layer"),
+        "heat_map": (partial(plots.heat_map, result), "Heat map of CKA"),
     }
-    return environment.get_template("page.html.j2").render(
-        result=result, plots=pictures, definitions=DEFINITIONS, light=plots.LIGHT, dark=plots.DARK
-    )
+    if result.has_rank_curve:
+        words = "Relative accuracy and R² by rank of the map, one panel per layer"
+        drawn["by_rank"] = (partial(plots.by_rank, result), words)
+    return render("stitching.html.j2", drawn, result=result, definitions=DEFINITIONS)
 
 
 def _numbers(pair: PairResult) -> dict[str, Any]:
@@ -143,10 +119,3 @@ def _rank_row(pair: PairResult, kind: str, numbers: dict[str, Any]) -> dict[str,
     names = ("rank", "r2", "residual", "accuracy", "relative_accuracy", "relative_se", "distance")
     start = {"front_layer": pair.front_layer, "end_layer": pair.end_layer, "map": kind}
     return start | {name: numbers.get(name, "") for name in names}
-
-
-def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
