@@ -93,17 +93,27 @@ def spanned(t: Tensor) -> Tensor:
 
 
 def epsilon_of(t: Tensor) -> float:
-    """What is noise in float64 products of these features, relative to their variance: what rounding added to it.
+    """What is noise in float64 products of these features, relative to their variance: what rounding added to it."""
+    if not _is_rounded(t):
+        return 2.0**-53
+    c = centred(t)
+    return _epsilon(t, c.square().mean(0), t.double().mean(0))
 
-    u² E x² / var x of the worst feature for features that were rounded to u, at most what moments take (or u² itself);
-    never more, as bfloat16 far from zero would have nothing but noise.
+
+def _is_rounded(t: Tensor) -> bool:
+    return t.is_floating_point() and t.dtype != torch.float64
+
+
+def _epsilon(t: Tensor, variance: Tensor, mean: Tensor) -> float:
+    """u² E x² / var x of the worst feature for features that were rounded to u, at most what moments take (or u² itself).
+
+    Never more, as bfloat16 far from zero would have nothing but noise.
     """
-    if t.dtype == torch.float64 or not t.is_floating_point():
+    if not _is_rounded(t):
         return 2.0**-53
     rounded = (torch.finfo(t.dtype).eps / 2) ** 2
-    square, variance = t.double().square().mean(0), centred(t).square().mean(0)
     live = variance > 0
-    far = float((square[live] / variance[live]).max()) if bool(live.any()) else 1.0
+    far = float(1 + (mean[live].square() / variance[live]).max()) if bool(live.any()) else 1.0
     return min(max(rounded * far, rounded), max(rounded, 2.0**-24))
 
 
@@ -165,14 +175,27 @@ def problem_of(x: Any, y: Any = None, *, rotate: bool = False) -> Problem:
             raise ValueError("y must not be given with moments or statistics: they hold both sides")
         stats = Statistics.of(x)
         return Problem(stats, stats.epsilon, stats.epsilon, False, False, not isinstance(x, Statistics | Sequence))
-    sides = pair(x, y)
-    turned = [rotate and t.shape[1] > len(t) for t in sides]
-    rows = [spanned(t) if turn else centred(t) for t, turn in zip(sides, turned, strict=True)]
-    stats = Statistics.of(Moments(rows[0].shape[1], rows[1].shape[1]).update(*rows))
-    epsilons = [stats.epsilon.clamp(min=epsilon_of(t)) for t in sides]
-    means = {f"mean_{name}": t.double().mean(0) for name, t, off in zip("xy", sides, turned, strict=True) if not off}
-    stats = replace(stats, epsilon=torch.maximum(*epsilons), **means)
-    return Problem(stats, epsilons[0], epsilons[1], turned[0], turned[1], True)
+    return problem_of_pair(*pair(x, y), rotate=rotate)
+
+
+def problem_of_pair(x: Tensor, y: Tensor, *, rotate: bool = False) -> Problem:
+    """The same of features that `pair` has checked. They are read as they are, once."""
+    sides, turned = (x, y), [rotate and t.shape[1] > len(t) for t in (x, y)]
+    rows = [
+        spanned(t) if turn else t if t.is_floating_point() else t.double()
+        for t, turn in zip(sides, turned, strict=True)
+    ]
+    m = Moments(rows[0].shape[1], rows[1].shape[1], precision="float64", device=x.device).update(*rows)
+    stats = Statistics.of(m)
+    epsilons = []
+    for t, turn, cov, mean in zip(
+        sides, turned, (stats.cov_xx, stats.cov_yy), (stats.mean_x, stats.mean_y), strict=True
+    ):
+        epsilon = epsilon_of(t) if turn else _epsilon(t, cov.diagonal(), mean)
+        epsilons.append(stats.epsilon.clamp(min=epsilon))
+    return Problem(
+        replace(stats, epsilon=torch.maximum(*epsilons)), epsilons[0], epsilons[1], turned[0], turned[1], True
+    )
 
 
 def check_fits(excess: Tensor, rounding: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stitchkern.errors import StatisticsError
-from stitchkern.similarity.features import centred, epsilon_of, is_features, pair, problem_of
+from stitchkern.similarity.features import centred, epsilon_of, is_features, pair, problem_of, problem_of_pair
 from stitchkern.solvers.factor import Factor, noise
 
 if TYPE_CHECKING:
@@ -84,12 +84,14 @@ def whitened(index: str, x: Input, y: Features | None) -> Whitened:
         tx, ty = pair(x, y)
         if len(tx) <= max(tx.shape[1], ty.shape[1]):
             return _from_samples(index, tx, ty)
-    problem = problem_of(x, y)
+        problem = problem_of_pair(tx, ty)
+    else:
+        problem = problem_of(x, y)
     problem.check_varies(index)
     flat = problem.flat()
     of_x, of_y = (Factor(cov, torch.zeros_like(epsilon), epsilon) for cov, epsilon, _ in flat.sides())
     if is_features(x) and max(float(f.inverse.max()) for f in (of_x, of_y)) > COLLINEAR:
-        return _from_samples(index, *pair(x, y))  # products lose half of the digits that the features have
+        return _from_samples(index, tx, ty)  # products lose half of the digits that the features have
     stats = flat.stats
     loadings = of_x.forward(stats.cov_xx)
     return Whitened(
