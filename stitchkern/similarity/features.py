@@ -105,7 +105,7 @@ def _is_rounded(t: Tensor) -> bool:
 
 
 def _epsilon(t: Tensor, variance: Tensor, mean: Tensor) -> float:
-    """u² E x² / var x of the worst feature for features that were rounded to u, at most what moments take (or u² itself).
+    """u² E x² / var x of the worst feature, of features rounded to u; at most what moments take (or u² itself).
 
     Never more, as bfloat16 far from zero would have nothing but noise.
     """
