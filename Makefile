@@ -1,6 +1,7 @@
 # make demo    the main job on two small real networks, with a report to look at
 # make test    the whole test suite
 # make bench   the benchmarks beside what a user would otherwise run
+# make bench-peers   the same, with the packages that others use (benchmarks/requirements-peers.txt) beside ours
 # make lint    formatters, linter, types
 #
 # Each sets up what it needs in .venv and builds the extension; a second call is quick.
@@ -11,7 +12,7 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 EXTENSION_SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: demo test bench lint clean install
+.PHONY: demo test bench bench-peers lint clean install
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
@@ -23,6 +24,9 @@ test: $(VENV)/.built
 bench: $(VENV)/.built
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/cpu.json $(ARGS)
 	$(PY) -m benchmarks.table benchmarks/results/cpu.json README.md docs/BENCHMARKS.md
+
+bench-peers: $(VENV)/.peers
+	$(MAKE) bench
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -49,6 +53,11 @@ $(VENV)/.built: $(VENV)/.installed $(EXTENSION_SOURCES)
 
 $(VENV)/.dev: $(VENV)/.built requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# without what they ask for: see the file
+$(VENV)/.peers: $(VENV)/.built benchmarks/requirements-peers.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements-peers.txt
 	touch $@
 
 clean:

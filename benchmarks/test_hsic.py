@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import stitchkern as sk
+from benchmarks.measure import OURS, peak, resident
 from stitchkern import reference
 
 N, P = 8192, 256
@@ -46,7 +47,7 @@ CASES = {  # kernel, offset, bandwidths; the one with an offset is there for its
     "Laplace": ("laplace", 1.0, [16.0]),
 }
 WAYS: dict[str, Callable[[str], Callable]] = {
-    "stitchkern": ours,
+    OURS: ours,
     "cdist, exp, centring (float32)": lambda kernel: by_matrices(kernel, torch.float32),
     "cdist, exp, centring (float64)": lambda kernel: by_matrices(kernel, torch.float64),
 }
@@ -85,8 +86,10 @@ def test_cka(case, contender, features, expected, benchmark):
         case=f"CKA, {case}; n = 8,192, p = q = 256",
         contender=contender,
         error=error,
-        flop=2.0 * N * N * P if contender == "stitchkern" else 0.0,
+        flop=2.0 * N * N * P if contender == OURS else 0.0,
         threads=torch.get_num_threads(),
         accuracy=offset == 1000,
     )
-    benchmark.pedantic(lambda: run(x, y, sigmas), rounds=5 if contender == "stitchkern" else 2, warmup_rounds=0)
+    before = resident()
+    benchmark.pedantic(lambda: run(x, y, sigmas), rounds=5 if contender == OURS else 2, warmup_rounds=0)
+    benchmark.extra_info["memory"] = None if before is None else peak() - before

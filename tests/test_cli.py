@@ -443,6 +443,9 @@ def test_demo_end_to_end(run, tmp_path):
     assert [f.rank for f in found.pairs[-1].rank_curve] == [4, 8, 16, 32, 48]
     assert found.pairs[-1].procrustes.relative_accuracy > 0.5 and (tmp_path / "ranks.png").exists()
     assert "Procrustes" in result.stdout and "rank 32" in result.stdout
+    matrix = similarity_of(tmp_path / "similarity")
+    assert matrix.shape == (21, 21) and matrix.names == ("seed 0", "seed 1") and matrix.samples == 1198
+    assert 'href="similarity/index.html"' in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_runs_as_a_module(tmp_path):

@@ -20,7 +20,12 @@ from rich.progress import (
 
 from stitchkern.cli.group import note
 
-STAGES = {"fit": "fit the maps", "test": "test the stitched networks", "similarity": "compare all layers"}
+STAGES = {
+    "fit": "fit the maps",
+    "test": "test the stitched networks",
+    "similarity": "compare the layers",
+    "compare": "compare all layers",
+}
 
 
 def make_folder(out: Path) -> None:

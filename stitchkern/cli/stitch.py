@@ -13,6 +13,7 @@ from stitchkern.cli.options import Words, data_options, out_option, run_options
 from stitchkern.cli.output import made, make_folder, note_random_models, print_table, progress_bars
 
 if TYPE_CHECKING:
+    from stitchkern.comparison import SimilarityMatrix
     from stitchkern.studies.result import StitchingResult
 
 
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 @out_option()
 @click.option("--quick", is_flag=True, help="Train for a few epochs only.")
 def demo(out: Path, quick: bool) -> None:
-    """Train two small networks on handwritten digits and stitch them at every layer."""
+    """Train two small networks on handwritten digits, stitch them at every layer, compare all layers."""
     from stitchkern.studies.demo import demo
 
     make_folder(out)
     with progress_bars() as progress:
-        result = demo(quick=quick, made=made(), progress=progress)
-    _finish(result, out)
+        result, similarity = demo(quick=quick, made=made(), progress=progress)
+    _finish(result, out, similarity)
 
 
 @commands.command()
@@ -98,10 +99,10 @@ def stitch(
     _finish(result, out)
 
 
-def _finish(result: StitchingResult, out: Path) -> None:
+def _finish(result: StitchingResult, out: Path, similarity: SimilarityMatrix | None = None) -> None:
     from stitchkern import report
 
-    page = report.write(result, out)
+    page = report.write(result, out, similarity=similarity)
     own = " · ".join(f"{network.name} {network.accuracy:.1%}" for network in (result.front, result.end))
     click.echo(f"By themselves: {own}, on {result.test_images:,} test samples\n")
     print_table(report.stitching_table(result))

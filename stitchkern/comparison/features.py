@@ -37,7 +37,7 @@ class Reader:
         self.layers = list(dict.fromkeys(layers))
         if not self.layers:
             raise LayerError(f"{side} has no layer that runs once and gives a tensor of two to four dimensions")
-        self._taps = Taps(model, self.layers)
+        self._taps = Taps(model, self.layers, reuse=True)
         self.notes: list[str] = []  # what the caller should warn of
         self.token_mask: Tensor | None = None  # (n, t) bool of the last batch, where tokens are masked at all
 
@@ -80,7 +80,7 @@ class Reader:
             self.layers = [name for name in self.layers if name not in misfits]
             if not self.layers:
                 raise LayerError(f"{self.side} has no layer that gives one entry for each sample")
-            self._taps = Taps(self._model, self.layers)
+            self._taps = Taps(self._model, self.layers, reuse=True)
         self._asked = set(self.layers)  # what is left must fit from now on
         return [found[name] for name in self.layers]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -126,17 +126,16 @@ class PairStatistics:
         ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
         self._at = [slice(a, b) for a, b in pairwise(ends)]
         self._cov = [block.cov for block in blocks]
-        self._mean = mean = torch.stack([block.mean for block in blocks])
+        self._mean = torch.stack([block.mean for block in blocks])
         self._variance = torch.stack([cov.diagonal() for cov in self._cov])
-        self.count = mean.new_tensor([block.count for block in blocks])
+        self.count = self._mean.new_tensor([block.count for block in blocks])
         # the means of a constant feature differ by rounding at most; combined, that would be a variance
         about, variance = self._about(slice(None))
-        self._mean = torch.where(variance <= 2.0**-96 * about.square(), 0.0, mean)
+        self._live = variance > 2.0**-96 * about.square()
         self._epsilon = [self._noise(i, u) for i, u in zip(self._at, rounding, strict=True)]
 
     def varies(self, i: int) -> bool:
-        at = self._at[i]
-        return bool((self._about(at)[1] > 0).any())
+        return bool(self._live[self._at[i]].any())
 
     def pair(self, i: int, j: int, weights: Tensor) -> Statistics:
         """Layer i as x and layer j as y, with the blocks combined by `weights` (r, blocks): a batch of r."""
@@ -144,7 +143,14 @@ class PairStatistics:
         epsilon = torch.full_like(self.count, max(self._epsilon[i], self._epsilon[j]))
         xx, xy, yy = (torch.stack([cov[of, with_] for cov in self._cov]) for of, with_ in ((x, x), (x, y), (y, y)))
         blocks = Statistics(xx, xy, yy, self._mean[:, x], self._mean[:, y], self.count, epsilon)
-        return blocks.combine(weights)
+        together = blocks.combine(weights)
+        live_x, live_y = self._live[x].double(), self._live[y].double()
+        return replace(
+            together,
+            cov_xx=together.cov_xx * torch.outer(live_x, live_x),
+            cov_xy=together.cov_xy * torch.outer(live_x, live_y),
+            cov_yy=together.cov_yy * torch.outer(live_y, live_y),
+        )
 
     def _about(self, at: slice) -> tuple[Tensor, Tensor]:
         """Mean and variance of features over all blocks."""
@@ -157,7 +163,7 @@ class PairStatistics:
         if u <= 2.0**-53:
             return 2.0**-53
         mean, variance = self._about(at)
-        live = variance > 0
+        live = self._live[at]
         far = float((1 + mean[live].square() / variance[live]).max()) if bool(live.any()) else 1.0
         return min(max(u * u * far, u * u), max(u * u, 2.0**-24))
 

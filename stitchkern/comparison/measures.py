@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stitchkern import similarity
 from stitchkern.similarity import CanonicalCorrelations
-from stitchkern.solvers import least_squares
 from stitchkern.statistics import Statistics
 
 #: Indices that take the statistics of both sides; all others need the features of all samples.
@@ -21,15 +19,29 @@ _OF_STATISTICS = {
     "bures",
     "bures_distance",
     "cca",
+    "correlation_match",
+    "eigenspace_overlap",
+    "gulp",
     "linear_r2",
     "procrustes_distance",
     "procrustes_similarity",
     "pwcca",
     "shape_distance",
+    "soft_matching_distance",
     "svcca",
 }
 #: Of these value(x, y) = value(y, x), so that one model with itself takes half of the work.
-_SYMMETRIC = (_OF_STATISTICS - {"linear_r2", "pwcca"}) | {"cknna", "hsic", "jaccard", "mutual_knn", "rsa"}
+_SYMMETRIC = (_OF_STATISTICS - {"linear_r2", "pwcca"}) | {
+    "cknna",
+    "distance_correlation",
+    "hsic",
+    "jaccard",
+    "mutual_knn",
+    "rank_similarity",
+    "rsa",
+    "rsm_norm",
+    "second_order_cosine",
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,9 @@ def _number(name: str, function: Callable[..., Any], options: dict[str, Any], x:
 
 
 def _of_statistics(name: str, function: Callable[..., Any], options: dict[str, Any], stats: Statistics) -> Tensor:
-    if name == "linear_r2":
-        return torch.as_tensor(least_squares(stats).r2)
     value = function(stats, **options)
-    return value.mean if isinstance(value, CanonicalCorrelations) else value
+    if isinstance(value, CanonicalCorrelations):
+        value = value.mean
+    if not isinstance(value, Tensor):
+        raise TypeError(f"measure {name!r} must give one number for two layers; got {value!r}")
+    return value

@@ -11,7 +11,7 @@ from torch import Tensor
 from stitchkern.comparison.blocks import Estimate, vary
 from stitchkern.comparison.joint import PairStatistics
 from stitchkern.comparison.measures import Measure
-from stitchkern.errors import NotFiniteError, StatisticsError
+from stitchkern.errors import ShapeError, StatisticsError
 
 Pairs = Iterable[tuple[int, int]]  # of layers, counted over both models together
 
@@ -50,6 +50,7 @@ def from_features(
 ) -> Estimate:
     """The index of each pair; its standard error as in `from_statistics`, over blocks of neighbouring rows."""
     n = len(features[0])
+    blocks = min(blocks, n)
     edges = [n * k // blocks for k in range(blocks + 1)] if blocks else []
     where = list(pairwise(edges))
 
@@ -57,8 +58,6 @@ def from_features(
         x, y = features[i], features[j]
         try:
             everything = measure.of_features(x, y)
-        except NotFiniteError:
-            raise
         except StatisticsError as e:
             raise _Undefined(str(e)) from None
         try:
@@ -93,10 +92,13 @@ def _each(
             values[i, j], errors[i, j] = values[j, i], errors[j, i]
             continue
         done.add((i, j))
+        both = f"{labels[i]} with {labels[j]}"
         try:
             values[i, j], errors[i, j] = value(i, j)
         except _Undefined as e:
-            undefined[f"{labels[i]} with {labels[j]}"] = str(e)
+            undefined[both] = str(e)
+        except ShapeError as e:
+            raise ShapeError(f"{both}: {e}") from e
     return Estimate(values, errors, blocks, undefined)
 
 

@@ -119,7 +119,7 @@ class SimilarityMatrix:
     @property
     def is_distance(self) -> bool:
         """Whether small numbers are those of similar layers."""
-        return self.measure.endswith("distance")
+        return self.measure.endswith("distance") or self.measure in ("gulp", "rsm_norm")
 
     @property
     def title(self) -> str:

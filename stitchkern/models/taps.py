@@ -16,6 +16,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -171,18 +172,23 @@ class Taps:
     recurrent layers use for the features; other outputs that are not one tensor raise `LayerError`.
     Always runs without gradients; hooks never outlive a call.
 
+    Args:
+        reuse: what has to be copied is written over the copies of the call before, whose tensors are then no longer
+            valid: fresh memory for every batch takes longer than the copying.
+
     Raises:
         LayerError: a layer is unknown, did not run, ran more than once, or returned no tensor.
     """
 
-    def __init__(self, model: nn.Module, layers: Iterable[str]) -> None:
+    def __init__(self, model: nn.Module, layers: Iterable[str], *, reuse: bool = False) -> None:
         self.model = model
+        self._copies: dict[str, Tensor] | None = {} if reuse else None
         self.modules = {name: resolve_layer(model, name) for name in layers}
         self._overwritten: set[str] = set()
         self._rehearsed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Taps, (self.model, list(self.modules))
+        return partial(Taps, reuse=self._copies is not None), (self.model, list(self.modules))
 
     def __call__(self, inputs: Inputs) -> dict[str, Tensor]:
         """The tapped tensors; the forward stops after the last of them."""
@@ -199,10 +205,10 @@ class Taps:
 
     def _read(self, inputs: Inputs, whole: bool) -> tuple[dict[str, Tensor], Any]:
         self._rehearse(inputs)
-        held, outputs, overwritten = read(self.model, self.modules, inputs, self._overwritten, whole)
+        held, outputs, overwritten = read(self.model, self.modules, inputs, self._overwritten, whole, self._copies)
         if overwritten:
             self._overwritten |= overwritten
-            held, outputs, _ = read(self.model, self.modules, inputs, self._overwritten, whole)
+            held, outputs, _ = read(self.model, self.modules, inputs, self._overwritten, whole, self._copies)
         return {name: held[name] for name in self.modules}, outputs
 
     def _rehearse(self, inputs: Inputs) -> None:
@@ -222,18 +228,37 @@ class _Stop(BaseException):
 
 
 def read(
-    model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs, clone: set[str], whole: bool
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    inputs: Inputs,
+    clone: set[str],
+    whole: bool,
+    copies: dict[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Any, set[str]]:
-    """One forward: (what the modules returned, the model's outputs, the names overwritten since)."""
+    """One forward: (what the modules returned, the model's outputs, the names overwritten since).
+
+    What is in ``clone`` is copied, into the tensors of ``copies`` where these are given and fit.
+    """
     held: dict[str, Tensor] = {}
     versions: dict[str, int] = {}
 
     def hold(name: str, tensor: Tensor) -> None:
-        held[name] = tensor.clone() if name in clone or tensor.is_inference() else tensor
+        held[name] = _copy(name, tensor, copies) if name in clone or tensor.is_inference() else tensor
         versions[name] = held[name]._version
 
     outputs = _forward(model, modules, inputs, hold, whole)
     return held, outputs, {name for name, tensor in held.items() if tensor._version != versions[name]}
+
+
+def _copy(name: str, tensor: Tensor, copies: dict[str, Tensor] | None) -> Tensor:
+    old = None if copies is None else copies.get(name)
+    if old is None or any(getattr(old, what) != getattr(tensor, what) for what in ("shape", "dtype", "device")):
+        old = tensor.clone()
+    else:
+        old.copy_(tensor)
+    if copies is not None:
+        copies[name] = old
+    return old
 
 
 def _forward(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs, visit: Visit, whole: bool) -> Any:

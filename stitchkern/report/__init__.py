@@ -15,10 +15,18 @@ if TYPE_CHECKING:
 __all__ = ["comparison_table", "doctor_table", "layer_table", "rank_table", "stitching_table", "write"]
 
 
-def write(result: StitchingResult | SimilarityMatrix, out_dir: str | Path) -> Path:
-    """The files that `stitching.write` or `comparison.write` makes of a result; return the page."""
+def write(
+    result: StitchingResult | SimilarityMatrix, out_dir: str | Path, *, similarity: SimilarityMatrix | None = None
+) -> Path:
+    """The files that `stitching.write` or `comparison.write` makes of a result; return the page.
+
+    `similarity`: of the networks that were stitched; a report of its own in the folder `similarity`, and a link to it.
+    """
     if isinstance(result, StitchingResult):
-        return stitching.write(result, out_dir)
+        page = stitching.write(result, out_dir, similarity=similarity)
+        if similarity is not None:
+            write(similarity, page.parent / "similarity")
+        return page
     from stitchkern.report import comparison  # which needs torch, and `stitchkern doctor` must print without it
 
     return comparison.write(result, out_dir)

@@ -125,7 +125,8 @@ def _measure(result: SimilarityMatrix) -> tuple[str, str, str]:
         return (result.label, "A function of the caller’s, of the features of both layers.", "")
     first, *rest = (inspect.getdoc(index) or "").split("\n\n")
     formula = next((part.removeprefix(".. math::") for part in rest if part.startswith(".. math::")), "")
-    return (result.label, _unmarked(first), plain(formula))
+    mean = " Here: their mean." if result.measure == "cca" else ""
+    return (result.label, _unmarked(first) + mean, plain(formula))
 
 
 def _unmarked(text: str) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stitchkern.report import plots
 from stitchkern.report.page import new_folder, render, save_png, write_csv
 from stitchkern.studies.result import OrthogonalResult, PairResult, RankResult, StitchingResult
+
+if TYPE_CHECKING:  # `stitchkern doctor` must print without torch
+    from stitchkern.comparison import SimilarityMatrix
 
 # x: the front's channels at one position of one image, y: the end's, Σ and means over all of them.
 DEFINITIONS = (
@@ -64,7 +67,7 @@ DEFINITIONS = (
 _NESTED = ("rank_curve", "r2_by_rank", "procrustes")  # fields of PairResult
 
 
-def write(result: StitchingResult, out_dir: str | Path) -> Path:
+def write(result: StitchingResult, out_dir: str | Path, *, similarity: SimilarityMatrix | None = None) -> Path:
     """Write `index.html`, `layers.png`, `similarity.png`, `layers.csv`, `result.json`; return the page.
 
     Also `ranks.png` where the result has a rank curve, and `ranks.csv` where it has that or Procrustes. The folder
@@ -83,12 +86,15 @@ def write(result: StitchingResult, out_dir: str | Path) -> Path:
     if result.has_rank_curve or result.has_procrustes:
         write_csv([row for pair in result.pairs for row in _rank_rows(pair)], out / "ranks.csv")
     page = out / "index.html"
-    page.write_text(html(result), encoding="utf-8")
+    page.write_text(html(result, similarity), encoding="utf-8")
     return page
 
 
-def html(result: StitchingResult) -> str:
-    """The page: one document with style and plots inside, for light and dark screens."""
+def html(result: StitchingResult, similarity: SimilarityMatrix | None = None) -> str:
+    """The page: one document with style and plots inside, for light and dark screens.
+
+    `similarity`: what the report in the folder `similarity` beside it is of, where there is one.
+    """
     drawn = {
         "by_layer": (partial(plots.by_layer, result), "Relative accuracy, CKA and R² by layer"),
         "heat_map": (partial(plots.heat_map, result), "Heat map of CKA"),
@@ -96,7 +102,7 @@ def html(result: StitchingResult) -> str:
     if result.has_rank_curve:
         words = "Relative accuracy and R² by rank of the map, one panel per layer"
         drawn["by_rank"] = (partial(plots.by_rank, result), words)
-    return render("stitching.html.j2", drawn, result=result, definitions=DEFINITIONS)
+    return render("stitching.html.j2", drawn, result=result, similarity=similarity, definitions=DEFINITIONS)
 
 
 def _numbers(pair: PairResult) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from stitchkern.similarity.canonical import CanonicalCorrelations, cca, pwcca, s
 from stitchkern.similarity.correspondence import correlation_match, soft_matching_distance
 from stitchkern.similarity.distance_correlation import distance_correlation
 from stitchkern.similarity.geometry import concentricity, magnitude, uniformity
+from stitchkern.similarity.interval import confidence_interval
 from stitchkern.similarity.kernel import cka, hsic
 from stitchkern.similarity.neighbours import cknna, cycle_knn, jaccard, mutual_knn, rank_similarity, second_order_cosine
 from stitchkern.similarity.pairs import cka_matrix
@@ -30,6 +31,7 @@ __all__ = [
     "cka_matrix",
     "cknna",
     "concentricity",
+    "confidence_interval",
     "correlation_match",
     "cycle_knn",
     "distance_correlation",

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: distances whose name does not say so; the name of all others ends in it
 _DISTANCES = {"gulp", "rsm_norm"}
-#: for equal sides their value is not 1
-_UNBOUNDED = {"hsic"}
+#: similarities whose value for equal sides is not 1
+_NOT_ONE = {"cycle_knn", "hsic"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Measure:
     @property
     def best(self) -> float | None:
         """The value for equal sides, where it is known."""
-        if self.name is None or self.name in _UNBOUNDED:
+        if self.name is None or self.name in _NOT_ONE:
             return None
         return 0.0 if self.is_distance else 1.0
 

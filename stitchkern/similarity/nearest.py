@@ -116,11 +116,14 @@ class _Screen:
         self.many = torch.zeros(n, dtype=torch.bool)  # rows with too many candidates
         self.count = torch.zeros(n, dtype=torch.int64)
         waiting: list[_Candidates] = []
+        space = self.left.new_empty(min(self.panel, n) * len(self.left))
         for start in range(0, n, self.panel):
             rows = slice(start, min(start + self.panel, n))
             # a panel that starts inside a group starts with it: its first columns are then samples of panels before
             columns = slice(start // self.width * self.width, len(self.left))
-            low = (self.left[rows] @ self.right[columns].T).add_(self.half[rows, None]).add_(self.half[columns])
+            low = space[: (rows.stop - start) * (columns.stop - columns.start)].view(rows.stop - start, -1)
+            torch.mm(self.left[rows], self.right[columns].T, out=low)
+            low.add_(self.half[rows, None]).add_(self.half[columns])
             low[:, : start - columns.start] = torch.inf
             low.diagonal(start - columns.start).fill_(torch.inf)
             own = [c.of(rows) for c in waiting]

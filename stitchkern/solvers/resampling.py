@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from stitchkern.moments import Moments
 
 _SHIFTED = (
-    "Resamples repeat blocks, which moves what is measured on the data that were fitted (R² above all): use another "
-    "statistic, such as cka or procrustes(s).distance, or more rows per feature"
+    "Resamples repeat what they hold, which moves what is measured on the data that were fitted (R² above all), and "
+    "what looks at pairs of samples: use another statistic, such as cka or procrustes(s).distance, more rows per "
+    "feature, or sk.confidence_interval, which subsamples"
 )
+METHODS = ("percentile", "basic", "bca")
 #: bytes of resampled covariances that exist at a time
 _MEMORY = 256 << 20
 
@@ -34,8 +36,8 @@ class Interval:
     Attributes:
         value: of all blocks together.
         low, high: ends of the interval, in the shape of ``value``.
-        standard_error: standard deviation of the resampled values.
-        samples: (resamples, …) the values themselves.
+        standard_error: standard deviation of the resampled values, of subsamples scaled to that of all the data.
+        samples: (resamples, …) the values themselves; of subsamples those of half of the data.
         confidence, method: as asked for.
     """
 
@@ -58,6 +60,8 @@ def bootstrap(
     seed: int = 0,
 ) -> Interval:
     r"""Confidence interval of any statistic of second moments, by resampling blocks of the data.
+
+    (Of an index of two sides, from features: :func:`stitchkern.confidence_interval`.)
 
     Each resample draws as many blocks as there are, with replacement, and puts their statistics together exactly
     (:meth:`Statistics.combine`): a sum of covariances, not another pass. Blocks should be independent of each other:
@@ -82,12 +86,9 @@ def bootstrap(
     stats = Statistics.of(blocks)
     if not stats.batch or stats.batch[-1] < 2:
         raise ValueError("blocks must hold at least two sets of moments, one per batch")
-    if method not in ("percentile", "basic", "bca"):
+    if method not in METHODS:
         raise ValueError(f"method must be percentile, basic or bca; got {method!r}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1; got {confidence}")
-    if resamples < 2:
-        raise ValueError(f"resamples must be at least 2; got {resamples}")
+    check_resamples(resamples, confidence)
     b, device = stats.batch[-1], stats.device
 
     def over(weights: Tensor) -> Tensor:
@@ -118,21 +119,34 @@ def bootstrap(
     counts = torch.zeros(resamples, b, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
     value = over(torch.ones(1, b, dtype=torch.float64))[0]
     samples = over(counts)
+    left_out = over(1 - torch.eye(b, dtype=torch.float64)) if method == "bca" else None
+    return interval(value, samples, confidence, method, left_out)
 
-    tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64, device=device)
-    if method == "bca":
-        left_out = over(1 - torch.eye(b, dtype=torch.float64))
+
+def check_resamples(resamples: int, confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1; got {confidence}")
+    if resamples < 2:
+        raise ValueError(f"resamples must be at least 2; got {resamples}")
+
+
+def interval(
+    value: Tensor, samples: Tensor, confidence: float, method: str, left_out: Tensor | None = None
+) -> Interval:
+    """The interval of a value (…) from those of resamples (r, …), and, for bca, of leaving one block out (b, …)."""
+    tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64, device=value.device)
+    if left_out is not None:
         low, high = _bca(value, samples, left_out, tails)
     else:
-        low, high = _quantile(samples, tails[0].expand_as(value)), _quantile(samples, tails[1].expand_as(value))
+        low, high = (quantile(samples, tail.expand_as(value)) for tail in tails)
         if method == "basic":
             low, high = 2 * value - high, 2 * value - low
-    if method != "bca" and bool(((value < low) | (value > high)).double().mean() > 0.1):
-        warnings.warn(f"the value lies outside its own interval. {_SHIFTED}", stacklevel=2)
+        if bool(((value < low) | (value > high)).double().mean() > 0.1):
+            warnings.warn(f"the value lies outside its own interval. {_SHIFTED}", stacklevel=3)
     return Interval(value, low, high, samples.std(0), samples, confidence, method)
 
 
-def _quantile(samples: Tensor, at: Tensor) -> Tensor:
+def quantile(samples: Tensor, at: Tensor) -> Tensor:
     """Linear between order statistics, another ``at`` for each value. torch.quantile has a size limit."""
     ordered = samples.sort(0).values
     place = at * (len(samples) - 1)
@@ -152,7 +166,7 @@ def _bca(value: Tensor, samples: Tensor, left_out: Tensor, tails: Tensor) -> tup
     ends = []
     for tail in torch.special.ndtri(tails):
         shifted = bias + tail
-        ends.append(_quantile(samples, torch.special.ndtr(bias + shifted / (1 - skew * shifted))))
+        ends.append(quantile(samples, torch.special.ndtr(bias + shifted / (1 - skew * shifted))))
     return ends[0], ends[1]
 
 

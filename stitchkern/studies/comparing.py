@@ -32,7 +32,7 @@ def compare_specs(
         a, b: the models.
         batches: what both read; can be read more than once.
         made: more to say about how the result came about; the models are said in any case.
-        progress: see `Progress`; the one stage is "similarity".
+        progress: see `Progress`; the one stage is "compare".
         options: of `compare`.
 
     Raises:
@@ -49,7 +49,7 @@ def compare_specs(
     for model, (side, spec) in zip(models, sides, strict=True):
         check_takes(model, inputs, f"{side} {spec!r}")
     names = short_names(a, b, ("a", "b")) if b is not None else (short_name(a),) * 2
-    report = progress and partial(progress, "similarity")
+    report = progress and partial(progress, "compare")
     try:
         found = compare(models[0], models[-1], batches, names=names, progress=report, **options)
     except StitchkernError:

@@ -176,7 +176,9 @@ def test_nothing_varies() -> None:
 
 @pytest.mark.parametrize("measure", ["svcca", "pwcca", "cca", "procrustes_distance", "procrustes_similarity",
                                      "shape_distance", "bures", "bures_distance", "linear_r2", "rsa", "mutual_knn",
-                                     "hsic", "cknna", "jaccard"])  # fmt: skip
+                                     "hsic", "cknna", "jaccard", "correlation_match", "eigenspace_overlap", "gulp",
+                                     "soft_matching_distance", "rsm_norm", "distance_correlation", "rank_similarity",
+                                     "second_order_cosine", "cycle_knn"])  # fmt: skip
 @pytest.mark.parametrize("how", ["pool", "flatten"])
 def test_other_indices_by_name(measure, how) -> None:
     a, b = cnn(0).double(), cnn(1, width=4).double()  # what is rounding and what is data is clear
@@ -198,6 +200,21 @@ def test_other_indices_by_name(measure, how) -> None:
             value = value.mean if measure == "cca" else value
             assert_close(found.values[i, j].item(), float(value), rtol=1e-8, atol=1e-8)
     assert (found.measure, found.estimator, found.samples) == (measure, "exact", 400)
+
+
+@pytest.mark.parametrize("measure", ["cca", "pwcca", "svcca", "linear_r2", "shape_distance", "eigenspace_overlap"])
+def test_a_constant_feature_in_several_blocks_is_no_direction(measure) -> None:
+    a, b = cnn(0).double(), cnn(1).double()
+    for model in (a, b):
+        with torch.no_grad():
+            model[1].weight[2], model[1].bias[2] = 0.0, 0.3
+    inputs = images(200, size=4)[0].double()
+    found = sk.compare(a, b, list(inputs.split(30)), layers_a=["1"], layers_b=["1"], measure=measure, features="pool")
+    (x,), (y,) = features(a, ["1"], inputs, "pool"), features(b, ["1"], inputs, "pool")
+    assert (x[:, 2] == 0.3).all()
+    value = getattr(sk, measure)(x, y)
+    assert found.values.item() == pytest.approx(float(getattr(value, "mean", value)), rel=1e-8)
+    assert 0 < found.standard_error.item() < 0.5
 
 
 def test_other_indices_of_one_model_with_itself() -> None:
@@ -254,6 +271,21 @@ def test_an_undefined_pair_is_nan_and_named() -> None:
     ):
         found = sk.compare(a, a, [images(10)[0]], layers_a=["0", "11"], layers_b=["0"], features="pool", measure=moody)
     assert found.values[0, 0] == 1 and found.values[1, 0].isnan()
+
+
+def test_layers_that_an_index_cannot_take_are_named() -> None:
+    a = cnn(0)
+    with pytest.raises(ShapeError, match=r"layer '0' of the model with layer '11' of the model: covariances can only"):
+        sk.compare(
+            a,
+            a,
+            [images(10)[0]],
+            layers_a=["0"],
+            layers_b=["2", "11"],
+            features="pool",
+            measure="bures",
+            of="covariances",
+        )
 
 
 def test_what_a_measure_cannot_do_is_said() -> None:

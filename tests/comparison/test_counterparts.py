@@ -1,9 +1,11 @@
 """The best counterpart of each layer, and the finding in a sentence."""
 
+import inspect
 import math
 
 import torch
 
+from stitchkern import similarity
 from stitchkern.comparison import SimilarityMatrix, counterparts, headline
 
 NAN = math.nan
@@ -67,6 +69,14 @@ def test_headlines():
         "Of all layers of A, most similar are y and z (CKA 0.80)."
     )
     assert headline(matrix([[NAN] * 3])).startswith("CKA is undefined for every pair of layers")
+
+
+def test_small_numbers_of_these_are_similar_layers():
+    indices = [name for name in similarity.__all__ if name.islower()]
+    distances = {name for name in indices if matrix([[0.5]], "x", "x", measure=name).is_distance}
+    said = {name for name in indices if "istance of x (n, p)" in (inspect.getdoc(getattr(similarity, name)) or "")}
+    assert distances >= said | {"bures_distance", "procrustes_distance", "shape_distance", "gulp", "rsm_norm"}
+    assert not distances & {"cka", "svcca", "procrustes_similarity", "linear_r2"}
 
 
 def test_labels_are_those_of_the_field():

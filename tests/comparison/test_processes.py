@@ -60,6 +60,7 @@ try:
 except StatisticsError as error:
     assert "of the group" in str(error), error
 print("agreed", rank)
+dist.barrier()
 dist.destroy_process_group()
 """
 

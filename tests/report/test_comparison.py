@@ -149,6 +149,7 @@ def test_small_distances_are_those_of_similar_layers():
         ({"made": {"Kernel": "linear", "HSIC": "biased"}, "estimator": "exact"}, "tr(K H L H) / n²"),
         ({"made": {"Kernel": "rbf", "HSIC": "unbiased"}, "estimator": "exact"}, "exp(−‖xᵢ − xₖ‖² / (2 σ²))"),
         ({"measure": "mutual_knn", "estimator": "exact", "made": {"k": "5"}}, "share of the k nearest neighbours"),
+        ({"measure": "cca", "estimator": "exact", "made": {}}, "Here: their mean."),
         ({"measure": "my_index", "estimator": "exact", "made": {}}, "A function of the caller’s"),
     ],
 )

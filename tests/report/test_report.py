@@ -7,9 +7,11 @@ import math
 import re
 
 import pytest
+import torch
 from rich.console import Console
 
 from stitchkern import report
+from stitchkern.comparison import SimilarityMatrix
 from stitchkern.plotting import DARK
 from stitchkern.report import plots
 from stitchkern.report.page import to_svg
@@ -252,6 +254,16 @@ def test_many_ranks_are_thinned_and_few_are_not():
     thin = plots._log_spaced(4096)
     assert (thin[0], thin[-1]) == (1, 4096) and len(thin) < 250
     assert max(b / a for a, b in itertools.pairwise(thin[63:])) < 1.07
+
+
+def test_a_similarity_report_beside_it_is_linked(tmp_path):
+    values = torch.eye(2)
+    matrix = SimilarityMatrix(values, values, ["x", "y"], ["x", "y"], "cka", "exact", "pool", 9, 3)
+    page = Page(report.write(make_result(), tmp_path, similarity=matrix).read_text(encoding="utf-8"))
+    links = [target for target in page.loads if not target.startswith(("#", "data:"))]
+    assert links == ["similarity/index.html"] and (tmp_path / links[0]).exists()
+    assert "CKA of all 2 × 2 layers" in page.text
+    assert "similarity/index.html" not in report.write(make_result(), tmp_path).read_text(encoding="utf-8")
 
 
 def test_names_are_escaped(tmp_path):

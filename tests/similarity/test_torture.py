@@ -17,8 +17,8 @@ from stitchkern import reference, similarity
 from stitchkern.errors import StatisticsError
 from tests.similarity.conftest import CASES, torture
 
-#: takes an index, but is none
-NOT_INDICES = {"permutation_test"}
+#: take an index, but are none
+NOT_INDICES = {"confidence_interval", "permutation_test"}
 #: σ / σ_max of standardised features below which the reference takes a direction as what rounding to this type added
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2e-3}
 
@@ -216,9 +216,21 @@ INDICES: dict[str, Index] = kernel_indices() | {
             partial(getattr(sk, name), metric=metric),
             lambda x, y, _, n=name, m=metric: getattr(reference, n)(x, y, 10, m),
         )
-        for name in ("mutual_knn", "jaccard")
+        for name in ("mutual_knn", "jaccard", "rank_similarity")
         for metric in ("cosine", "euclidean")
     },
+    **{
+        f"cycle_knn {metric}": Index(
+            partial(sk.cycle_knn, metric=metric), lambda x, y, _, m=metric: reference.cycle_knn(x, y, 10, m), same=None
+        )
+        for metric in ("cosine", "euclidean")
+    },
+    "second_order_cosine": Index(
+        sk.second_order_cosine, lambda x, y, _: reference.second_order_cosine(x, y, 10), domain=(-1, 1)
+    ),
+    "cka_matrix": Index(
+        lambda x, y: sk.cka_matrix([x], [y]).item(), lambda x, y, _: cka(x, y, kernel="linear", unbiased=False)
+    ),
     "gulp": Index(
         sk.gulp, lambda x, y, r: reference.gulp_squared(x, y, 0.0, r).sqrt(), domain=(0, math.inf), **DISTANCE
     ),

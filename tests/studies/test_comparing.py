@@ -53,7 +53,7 @@ def test_it_is_compare_with_names_and_how_it_was_made(nets, batches):
     torch.testing.assert_close(found.values, expected.values, rtol=0, atol=0)
     torch.testing.assert_close(found.standard_error, expected.standard_error, rtol=0, atol=0)
     assert found.names == ("net", "other") and found.shape == (2, 3)
-    assert stages == [("similarity", 1, 2), ("similarity", 2, 2)]
+    assert stages == [("compare", 1, 2), ("compare", 2, 2)]
     assert list(found.made)[:3] == ["Command", "Model A", "Model B"] and found.made["Command"] == "c"
     assert found.made["Model B"] == f"other, 32 parameters, {nets}:other"
     assert expected.made.keys() <= found.made.keys()
