@@ -315,9 +315,8 @@ def distance_correlation(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Ten
 
 def neighbour_lists(x: Tensor, k: int, metric: str) -> list[list[int]]:
     """The k nearest other samples of each by distance; equally distant ones by index."""
-    d = sample_distances(x, metric)
-    order = [[j for j in row.argsort(stable=True).tolist() if j != i] for i, row in enumerate(d)]
-    return [o[:k] for o in order]
+    d = sample_distances(x, metric).fill_diagonal_(torch.inf)
+    return d.argsort(dim=1, stable=True)[:, :k].tolist()
 
 
 def neighbour_sets(x: Tensor, k: int, metric: str) -> list[set[int]]:
