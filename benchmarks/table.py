@@ -19,7 +19,6 @@ ERRORS = {
     "lsq": "error: against float64 from the data, relative",
     "similarity": "error: largest difference to float64; MiB: most memory at once beyond what was there before",
     "hsic": "error: of CKA against float64 distances from differences, over the first 2,048 samples",
-    "pairs": "error: against sorted float64 distances, over the first 512 samples",
 }
 Groups = dict[str, list[dict[str, Any]]]
 
