@@ -55,6 +55,16 @@ def test_no_samples(device):
         assert [g.shape for g in found] == [(0, 3), (0, 4)]
 
 
+@pytest.mark.parametrize("kernel, n", [("linear", 6), ("linear", 30), ("rbf", 30)])
+def test_a_second_derivative_is_an_error(kernel, n, generator, device):
+    """Not a gradient that lacks what comes through the first one."""
+    x, y = (torch.randn(n, 5, generator=generator).to(device) for _ in range(2))
+    x.requires_grad_()
+    (first,) = torch.autograd.grad(sk.cka(x, y, kernel=kernel), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once|twice"):
+        first.square().sum().backward()
+
+
 def test_several_blocks_of_tiles(generator, device):
     check([torch.randn(900, p, generator=generator).double().to(device) for p in (4, 9, 1100)], generator, 1)
 
