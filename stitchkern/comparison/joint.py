@@ -28,7 +28,7 @@ class JointMoments:
 
     def __init__(self, sizes: Sequence[int], *, precision: str, norms: bool = False, blocks: int = 1) -> None:
         self.sizes, self.p = list(sizes), sum(sizes)
-        self.norms = norms
+        self.norms, self._precision = norms, precision
         width = self.p + (len(self.sizes) if norms else 0)
         self.blocks = [Moments(width, precision=precision) for _ in range(blocks)]
         self._turn = 0
@@ -44,7 +44,7 @@ class JointMoments:
             return
         z = torch.cat(list(parts), 1)
         if self.norms:
-            z = torch.cat([z.to(torch.promote_types(z.dtype, torch.float32)), self._norms(z)], 1)
+            z = torch.cat([z.to(self._type(z)), self._norms(z)], 1)
         try:
             self.blocks[self._turn % len(self.blocks)].update(z)
             _ = self.blocks[self._turn % len(self.blocks)].rows if z.is_cuda else 0  # there, errors come late
@@ -66,7 +66,11 @@ class JointMoments:
         known = self._unscaled & (mean > 0) & mean.isfinite()  # so far all norms of these were zero, in any unit
         self._scale = torch.where(known, mean, self._scale)
         self._unscaled = self._unscaled & ~known
-        return (t / self._scale).to(torch.promote_types(z.dtype, torch.float32))
+        return (t / self._scale).to(self._type(z))
+
+    def _type(self, z: Tensor) -> torch.dtype:
+        """Of features with norms, which unbiased HSIC subtracts: rounded no more than the products."""
+        return torch.promote_types(z.dtype, torch.float64 if self._precision == "float64" else torch.float32)
 
     def _indicator(self, device: torch.device) -> Tensor:
         """(P, layers): which feature is whose."""
