@@ -110,3 +110,15 @@ def _hsic_gradient(ctx, *grads):
 
 
 torch.library.register_autograd("stitchkern::hsic_sums", _hsic_gradient, setup_context=_keep)
+
+
+def _keep_nothing(ctx, inputs, output) -> None:
+    return None
+
+
+def _no_second_gradient(ctx, *grads):
+    raise RuntimeError("kernel sums can be differentiated once; hsic_backward has no gradient of its own")
+
+
+# or else torch would take the gradient for a constant, and warn at most
+torch.library.register_autograd("stitchkern::hsic_backward", _no_second_gradient, setup_context=_keep_nothing)

@@ -47,6 +47,24 @@ def test_sizes(n, sides, generator, device):
     check([torch.randn(n, p, generator=generator).double().to(device) + 2 for p in widths], generator)
 
 
+def test_no_samples(device):
+    x = [torch.zeros(0, p, device=device, requires_grad=True) for p in (3, 4)]
+    one = torch.ones(2, 1, dtype=torch.float64, device=device)
+    for kernel in KERNELS:
+        found = torch.autograd.grad(sum(t.sum() for t in native(x, [kernel] * 2, one, one)), x)
+        assert [g.shape for g in found] == [(0, 3), (0, 4)]
+
+
+@pytest.mark.parametrize("kernel, n", [("linear", 6), ("linear", 30), ("rbf", 30)])
+def test_a_second_derivative_is_an_error(kernel, n, generator, device):
+    """Not a gradient that lacks what comes through the first one."""
+    x, y = (torch.randn(n, 5, generator=generator).to(device) for _ in range(2))
+    x.requires_grad_()
+    (first,) = torch.autograd.grad(sk.cka(x, y, kernel=kernel), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once|twice"):
+        first.square().sum().backward()
+
+
 def test_several_blocks_of_tiles(generator, device):
     check([torch.randn(900, p, generator=generator).double().to(device) for p in (4, 9, 1100)], generator, 1)
 

@@ -149,7 +149,7 @@ class Gradients : Tiles<double> {
 std::vector<Tensor> hsic_backward_cpu(std::vector<Tensor> x, std::vector<int64_t> kernels, Tensor bandwidth,
                                       Tensor shift, Tensor grad_rows, Tensor grad_diagonal, Tensor grad_sums) {
   const BackwardArguments to = unpack_backward(x, kernels, bandwidth, shift, grad_rows, grad_diagonal, grad_sums);
-  Gradients(to).run();
+  if (to.batch.count > 0) Gradients(to).run();  // means start from the first sample
   return to.gradients;
 }
 

@@ -28,19 +28,23 @@ class JointMoments:
 
     def __init__(self, sizes: Sequence[int], *, precision: str, norms: bool = False, blocks: int = 1) -> None:
         self.sizes, self.p = list(sizes), sum(sizes)
-        self.norms = norms
+        self.norms, self._precision = norms, precision
         width = self.p + (len(self.sizes) if norms else 0)
         self.blocks = [Moments(width, precision=precision) for _ in range(blocks)]
         self._turn = 0
-        self._origin: Tensor | None = None  # what norms are taken about, and their scale
-        self._scale: Tensor | None = None
+        self._origin: Tensor | None = None  # what norms are taken about
+        self._scale: Tensor  # their units, and which of them are not known yet
+        self._unscaled: Tensor
         self._rounding = [2.0**-53] * len(self.sizes)  # of each layer's own numbers
 
     def add(self, parts: Sequence[Tensor], labels: Sequence[str]) -> None:
         """(rows, features) of every layer. Raises NotFiniteError, naming the layer, for NaN or Inf."""
+        if not len(parts[0]):  # which has no mean to be an origin
+            self._turn += 1
+            return
         z = torch.cat(list(parts), 1)
         if self.norms:
-            z = torch.cat([z.to(torch.promote_types(z.dtype, torch.float32)), self._norms(z)], 1)
+            z = torch.cat([z.to(self._type(z)), self._norms(z)], 1)
         try:
             self.blocks[self._turn % len(self.blocks)].update(z)
             _ = self.blocks[self._turn % len(self.blocks)].rows if z.is_cuda else 0  # there, errors come late
@@ -52,14 +56,21 @@ class JointMoments:
         self._turn += 1
 
     def _norms(self, z: Tensor) -> Tensor:
-        """Squared norms about a fixed point, of each layer, in units of their first mean: (rows, layers)."""
+        """Squared norms about a fixed point, of each layer, in units of their first mean above 0: (rows, layers)."""
         if self._origin is None:
             self._origin = z.double().mean(0)
+            self._scale = z.new_ones(len(self.sizes), dtype=torch.float64)
+            self._unscaled = torch.ones_like(self._scale, dtype=torch.bool)
         t = (z.double() - self._origin).square() @ self._indicator(z.device)
-        if self._scale is None:
-            mean = t.mean(0)
-            self._scale = torch.where((mean > 0) & mean.isfinite(), mean, 1.0)
-        return (t / self._scale).to(torch.promote_types(z.dtype, torch.float32))
+        mean = t.mean(0)
+        known = self._unscaled & (mean > 0) & mean.isfinite()  # so far all norms of these were zero, in any unit
+        self._scale = torch.where(known, mean, self._scale)
+        self._unscaled = self._unscaled & ~known
+        return (t / self._scale).to(self._type(z))
+
+    def _type(self, z: Tensor) -> torch.dtype:
+        """Of features with norms, which unbiased HSIC subtracts: rounded no more than the products."""
+        return torch.promote_types(z.dtype, torch.float64 if self._precision == "float64" else torch.float32)
 
     def _indicator(self, device: torch.device) -> Tensor:
         """(P, layers): which feature is whose."""
@@ -98,7 +109,7 @@ class JointMoments:
 
         ‖z − m‖² = ‖z − o‖² − 2 (m − o)·(z − o) + ‖m − o‖², which is linear in z and t.
         """
-        assert self._origin is not None and self._scale is not None
+        assert self._origin is not None
         e, d = self._indicator(mean.device), mean - self._origin
         linear = torch.cat([-2 * d[:, None] * e, torch.diag(self._scale)])
         about = torch.cat([local.mean[: self.p] - self._origin, local.mean[self.p :]])

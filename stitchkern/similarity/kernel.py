@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stitchkern.errors import StatisticsError
 from stitchkern.moments import Moments
-from stitchkern.similarity.kernel_sums import check_kernel, hsic_of_sides, in_features, is_several, sides_of
+from stitchkern.similarity.kernel_sums import cancels, check_kernel, hsic_of_sides, in_features, is_several, sides_of
 from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def _triple(
             values = hsic_of_sides(sides, "xy", kernel=kernel, bandwidth=bandwidth, unbiased=unbiased, space=space)
             return values[:, 0, 1], values[:, 0, 0], values[:, 1, 1]
         x = Moments(sides[0].shape[1], sides[1].shape[1]).update(*sides)
+        if unbiased and cancels(*(torch.tensor(_from_moments(x, how)[1:]) for how in (False, True))):
+            x = Moments(x.p, x.q, precision="float64").update(*sides)
     found = torch.tensor(_from_moments(x, unbiased), dtype=torch.float64)
     if not bool(found.isfinite().all()):
         raise StatisticsError("HSIC overflows float64; scale the features down")

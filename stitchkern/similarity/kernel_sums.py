@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SPACES = ("auto", "samples", "features")
 #: Samples whose distances stand for all in a median, and their seed.
 MEDIAN_SAMPLES, MEDIAN_SEED = 512, 0
+#: biased over unbiased HSIC from which on the second takes float64 products
+CANCELS = 4.0
 #: bytes of float64 copies of features that exist at a time
 _CHUNK = 32 << 20
 
@@ -67,8 +69,10 @@ def hsic_of_sides(
         least = "unbiased HSIC needs at least 4 samples" if unbiased else "HSIC needs at least two samples"
         raise StatisticsError(f"{least}; got {n}")
     if in_features(sides, kernel, space):
-        squares, norms = _Covariances.apply(unbiased, *sides)
+        squares, norms = _Covariances.apply(unbiased, "highest", *sides)
         found = _from_covariances(n, squares, norms if unbiased else None)[None]
+        if unbiased and cancels(squares.diagonal(), found[0].diagonal()):
+            found = _from_covariances(n, *_Covariances.apply(unbiased, "float64", *sides))[None]
     else:
         with torch.no_grad():
             widths, shifts = _widths_and_shifts(sides, names, kernel, bandwidth)
@@ -177,6 +181,12 @@ def _from_covariances(n: int, squares: Tensor, norms: Tensor | None) -> Tensor:
     return (n * n * squares + torch.outer(traces, traces) / ((n - 1) * (n - 2)) - joint * n / (n - 2)) / (n * (n - 3))
 
 
+def cancels(squares: Tensor, unbiased: Tensor) -> bool:
+    """Whether unbiased HSIC of sides with themselves is so much smaller than the biased one that float32 products are
+    not good enough: few samples that are far larger than the others, whose own products it leaves out."""
+    return bool((squares > CANCELS * unbiased.abs()).any())
+
+
 class _Covariances(torch.autograd.Function):
     r"""‖C_ac‖² (s, s) of every two sides and, if wanted, ‖x_i − x̄‖² (s, n).
 
@@ -185,14 +195,14 @@ class _Covariances(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, with_norms: bool, *sides: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, with_norms: bool, precision: str, *sides: Tensor) -> tuple[Tensor, Tensor]:
         sizes = [t.shape[1] for t in sides]
         if len(sides) == 2:
-            m = Moments(*sizes).update(*sides)
+            m = Moments(*sizes, precision=precision).update(*sides)
             cov = torch.cat([torch.cat([m.cov_xx, m.cov_xy], 1), torch.cat([m.cov_xy.T, m.cov_yy], 1)])
             mean = torch.cat([m.mean_x, m.mean_y])
         else:
-            m = Moments(sum(sizes))
+            m = Moments(sum(sizes), precision=precision)
             for rows in _chunks(sides):
                 m.update(torch.cat([t[rows] for t in sides], 1))
             cov, mean = m.cov_xx, m.mean_x
@@ -220,7 +230,7 @@ class _Covariances(torch.autograd.Function):
         if ctx.with_norms:
             for g, t, middle in zip(grad_norms, sides, middles, strict=True):
                 shares.append(2 / n * sum(g[rows] @ (t[rows].double() - middle) for rows in _chunks([t])))
-        found = [torch.empty_like(t) if need else None for t, need in zip(sides, ctx.needs_input_grad[1:], strict=True)]
+        found = [torch.empty_like(t) if need else None for t, need in zip(sides, ctx.needs_input_grad[2:], strict=True)]
         for rows in _chunks(sides):
             x = torch.cat([t[rows].double() - mid for t, mid in zip(sides, middles, strict=True)], 1)
             for a, (grad, columns) in enumerate(zip(found, maps.split(sizes, 1), strict=True)):
@@ -231,7 +241,7 @@ class _Covariances(torch.autograd.Function):
                     own = x.split(sizes, 1)[a]
                     part += 2 * grad_norms[a, rows, None] * own - shares[a]
                 grad[rows] = part.to(grad.dtype)
-        return None, *found
+        return None, None, *found
 
 
 def _chunks(sides: Sequence[Tensor]) -> Iterator[slice]:

@@ -469,3 +469,28 @@ def test_the_same_data_give_the_same_bits() -> None:
         first, again = (sk.compare(a, b, data, **options) for _ in range(2))
         assert torch.equal(first.values, again.values) and torch.equal(first.standard_error, again.standard_error)
         assert sk.SimilarityMatrix.from_json(first.to_json()) == first
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e20])
+def test_exact_unbiased_cka_takes_a_first_batch_without_spread(first, scale) -> None:
+    """Of which neither an origin (no samples) nor a unit of squared norms (one) can be learned."""
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 5, bias=False))
+    with torch.no_grad():
+        model[0].weight *= scale
+        model[1].weight /= scale
+    found = sk.compare(model, model, list(x.split([first, 20, 20 - first])), estimator="exact", unbiased=True)
+    a, b = (t.double() for t in features(model, ["0", "1"], x))
+    assert found.values[0, 1].item() == pytest.approx(sk.cka(a, b, unbiased=True), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e2, 1e4])
+def test_exact_unbiased_cka_in_float64_bears_one_far_sample(size) -> None:
+    x = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
+    x[0] *= size
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
+    options = dict(estimator="exact", unbiased=True, precision="float64")
+    found = sk.compare(model, model, list(x.split(20)), **options)
+    a, b = (t.double() for t in features(model, ["0", "2"], x))
+    assert found.values[0, 2].item() == pytest.approx(sk.cka(a, b, unbiased=True, space="samples"), abs=1e-8)  # size² in 2^53

@@ -133,3 +133,21 @@ def test_statistics_of_data_always_fit(n, generator):
             for ours in (sk.pwcca, sk.svcca, sk.procrustes_similarity, sk.bures, sk.linear_r2):
                 assert 0 <= ours(m) < 1.01
             assert sk.cca(m).mean < 1.01
+
+
+@pytest.mark.parametrize("size", [1e2, 1e3, 1e4])
+@pytest.mark.parametrize("sides", [2, 3])
+def test_unbiased_cka_with_one_far_sample(size, sides, generator):
+    """Which makes biased HSIC about size² times the unbiased one: float32 products would not do for covariances."""
+    found = [torch.randn(60, p, generator=generator) for p in (4, 3, 2)[:sides]]
+    found[1][:, 0] += found[0][:, 0]
+    found[0][0] *= size
+    wanted = sk.cka(found[0].double(), found[1].double(), unbiased=True, space="samples")
+    assert sk.cka(*found[:2], unbiased=True) == pytest.approx(wanted, abs=1e-9)
+    leaf = found[0].clone().requires_grad_()
+    value = sk.cka_matrix([leaf, *found[1:]], unbiased=True, space="features")[0, 1]
+    assert value.item() == pytest.approx(wanted, abs=1e-9)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    exact = found[0].double().requires_grad_()
+    (other,) = torch.autograd.grad(sk.cka(exact, found[1].double(), unbiased=True, space="samples"), exact)
+    assert (gradient - other).abs().max() <= 1e-6 * other.abs().max()
