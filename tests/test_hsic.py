@@ -438,7 +438,7 @@ def test_errors(kernel, generator):
         ],
         *[
             (ValueError, "bandwidth must be", lambda b=b: sk.hsic(x, x, kernel=kernel, bandwidth=b))
-            for b in (0, -1.0, math.nan, math.inf, [1.0, 0.0], "mean", "-1 median", "median 2", "x median", "")
+            for b in (0, -1.0, math.nan, math.inf, [1.0, 0.0], [], "mean", "-1 median", "median 2", "x median", "")
         ],
     ]:
         with pytest.raises(error, match=match):

@@ -37,6 +37,8 @@ def check_kernel(kernel: str, bandwidth: Bandwidth, space: str) -> None:
         raise ValueError(f"space must be {', '.join(SPACES[:-1])} or {SPACES[-1]}; got {space!r}")
     if kernel == "linear" and bandwidth is not None:
         raise ValueError("bandwidth is given, but the linear kernel has none")
+    if is_several(bandwidth) and not len(bandwidth):  # type: ignore[arg-type]
+        raise ValueError("bandwidth must be a number or hold at least one; got none")
     if kernel != "linear" and space == "features":
         raise ValueError(f"kernel {kernel!r} has no finite space of features; space must be auto or samples")
 

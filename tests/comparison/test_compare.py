@@ -493,4 +493,5 @@ def test_exact_unbiased_cka_in_float64_bears_one_far_sample(size) -> None:
     options = dict(estimator="exact", unbiased=True, precision="float64")
     found = sk.compare(model, model, list(x.split(20)), **options)
     a, b = (t.double() for t in features(model, ["0", "2"], x))
-    assert found.values[0, 2].item() == pytest.approx(sk.cka(a, b, unbiased=True, space="samples"), abs=1e-8)  # size² in 2^53
+    wanted = sk.cka(a, b, unbiased=True, space="samples")
+    assert found.values[0, 2].item() == pytest.approx(wanted, abs=1e-8)  # size² in 2^53
