@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -61,10 +62,20 @@ def both_sides(
         for side, device, report in zip(batches, devices, (progress, None), strict=True)
     ]
     for k, (a, b) in enumerate(zip_longest(*sides)):
+        if k == 0 and a is not None and b is not None and not _can_check(a, b):
+            warnings.warn(
+                "the batches of model_a and model_b hold neither identifiers nor labels of both sides, so that nobody "
+                "can tell whether they are the same samples in the same order",
+                stacklevel=2,
+            )
         if a is None or b is None:
             short, long = ("model_a", "model_b") if a is None else ("model_b", "model_a")
             raise SampleMismatchError(f"the batches of {short} end after {k}, those of {long} go on")
         yield Samples(a.inputs, b.inputs, _check_same(k, a, b))
+
+
+def _can_check(a: Batch, b: Batch) -> bool:
+    return a.identifiers is not None or (isinstance(a.labels, Tensor) and isinstance(b.labels, Tensor))
 
 
 def _check_same(k: int, a: Batch, b: Batch) -> int:

@@ -123,7 +123,7 @@ def _of_halves(value: Tensor, halves: Tensor, scale: float, confidence: float, t
     origin = value if target == "population" else halves.mean(0)
     tail = torch.full_like(value, (1 - confidence) / 2)
     low, high = (value - scale * (quantile(halves, at) - origin) for at in (1 - tail, tail))
-    return Interval(value, low, high, scale * halves.std(0), halves, confidence, "subsampling")
+    return Interval(value, low, high, scale * halves.std(0), halves, confidence, "subsampling", target)
 
 
 def _resampled(measure: Measure, x: Any, y: Any, n: int) -> Tensor:

@@ -123,7 +123,7 @@ def _triple(
     check_kernel(kernel, bandwidth, space)
     if not isinstance(x, Moments):
         if y is None:
-            raise ValueError("y is missing: cka(x, y) with features, or cka(moments)")
+            raise ValueError("y is missing: give features x and y, or moments of both")
         sides = sides_of((x, y), "xy")
         graph = torch.is_grad_enabled() and any(t.requires_grad for t in sides)
         if graph or not in_features(sides, kernel, space):

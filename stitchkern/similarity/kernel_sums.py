@@ -47,7 +47,9 @@ def sides_of(representations: Sequence[Features], names: Sequence[str]) -> list[
     """Features (n, p_a) as tensors of the caller's types that keep their graph; checked, but not their values."""
     found = [tensor_of(name, t) for name, t in zip(names, representations, strict=True)]
     for name, t in zip(names, found, strict=True):
-        if t.ndim != 2 or len(t) != len(found[0]):
+        if t.ndim != 2:
+            raise ShapeError(f"{name} must be (n, p), as all sides with the same n; got {tuple(t.shape)}")
+        if len(t) != len(found[0]):
             shapes = " and ".join(str(tuple(s.shape)) for s in (found[0], t))
             raise ShapeError(f"{names[0]} and {name} must be (n, p) and (n, q) with the same n; got {shapes}")
         if t.shape[1] == 0:

@@ -31,7 +31,7 @@ _MEMORY = 256 << 20
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic with its bootstrap interval.
+    """A statistic with its interval.
 
     Attributes:
         value: of all blocks together.
@@ -39,6 +39,8 @@ class Interval:
         standard_error: standard deviation of the resampled values, of subsamples scaled to that of all the data.
         samples: (resamples, …) the values themselves; of subsamples those of half of the data.
         confidence, method: as asked for.
+        target: what the interval is for: "population", what infinitely many samples would give, which may leave out the
+            value of an index that is biased at n samples, as biased CKA is; or "samples", what n others would give.
     """
 
     value: Tensor
@@ -48,6 +50,7 @@ class Interval:
     samples: Tensor = field(repr=False)
     confidence: float
     method: str
+    target: str = "population"
 
 
 def bootstrap(
