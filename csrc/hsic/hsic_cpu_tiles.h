@@ -60,7 +60,7 @@ inline std::vector<Group> groups_of(const Batch& batch) {
     const int64_t all = batch.sides[side].x.channels;
     for (int64_t c = 0; c < all;) {
       int64_t room = GROUP_CHANNELS - used;
-      if (all - c > room) room = room / CHANNELS * CHANNELS;  // cut where products are added up anyway
+      if (all - c > room) room = room / CHANNELS * CHANNELS;  // a shorter start is not worth a stretch
       if (room == 0 || (c == 0 && all > room && all <= GROUP_CHANNELS)) groups.emplace_back(), used = 0;
       const int64_t channels = std::min(all - c, GROUP_CHANNELS - used);
       groups.back().push_back({side, c, channels, used});
