@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -12,6 +14,20 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device there is: the same test runs on each."""
     return torch.device(request.param)
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def cpu_path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The CPU kernels of every instruction set that this CPU has, one after the other."""
+    from stitchkern import _C
+
+    before = _C.cpu_path()
+    try:
+        _C.use_cpu_path(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    _C.use_cpu_path(before)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stitchkern as sk
-from stitchkern import _C, ops, reference
+from stitchkern import ops, reference
 from stitchkern.errors import NotFiniteError, ShapeError, StatisticsError
 
 KERNELS = list(ops.HSIC_KERNELS)
@@ -117,29 +117,20 @@ def test_types_and_strides(dtype, generator, device):
     check(one, base[:100], "rbf", "rbf")
 
 
-@pytest.mark.parametrize("path", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize("n, p, q", [(1024, 1, 7), (1055, 64, 9), (1057, 33, 140)])
-def test_float32_products(n, p, q, path, generator):
+def test_float32_products(n, p, q, cpu_path, generator):
     """As many samples of narrow data and bandwidths that are not small get; never float64 data, never other kernels."""
-    before = _C.cpu_path()
-    try:
-        _C.use_cpu_path(path)
-    except ValueError as e:
-        pytest.skip(str(e))
-    try:
-        x, y = torch.randn(n, p, generator=generator) + 5, torch.randn(n, q, generator=generator) - 5
-        bandwidth = table(*((m * (p + 9) ** 0.5, m * (q + 9) ** 0.5) for m in (1, 1.5, 40)))
-        check(x, y, "rbf", "rbf", bandwidth, roundoff=6e-8)
-        single, double = (run(*sides, "rbf", "rbf", bandwidth) for sides in ((x, y), (x.double(), y.double())))
-        differences = [(a - b).abs().max() / b.abs().max() for a, b in zip(single, double, strict=True)]
-        assert 0 < differences[0] < 1e-6 and differences[1] == 0 and differences[2] < 1e-6
-        for kernel, narrower in (("rbf", 5), ("laplace", 1)):
-            single, double = (
-                run(*sides, "rbf", kernel, bandwidth / narrower) for sides in ((x, y), (x.double(), y.double()))
-            )
-            assert all(torch.equal(a, b) for a, b in zip(single, double, strict=True))
-    finally:
-        _C.use_cpu_path(before)
+    x, y = torch.randn(n, p, generator=generator) + 5, torch.randn(n, q, generator=generator) - 5
+    bandwidth = table(*((m * (p + 9) ** 0.5, m * (q + 9) ** 0.5) for m in (1, 1.5, 40)))
+    check(x, y, "rbf", "rbf", bandwidth, roundoff=6e-8)
+    single, double = (run(*sides, "rbf", "rbf", bandwidth) for sides in ((x, y), (x.double(), y.double())))
+    differences = [(a - b).abs().max() / b.abs().max() for a, b in zip(single, double, strict=True)]
+    assert 0 < differences[0] < 1e-6 and differences[1] == 0 and differences[2] < 1e-6
+    for kernel, narrower in (("rbf", 5), ("laplace", 1)):
+        single, double = (
+            run(*sides, "rbf", kernel, bandwidth / narrower) for sides in ((x, y), (x.double(), y.double()))
+        )
+        assert all(torch.equal(a, b) for a, b in zip(single, double, strict=True))
 
 
 def test_no_samples_and_no_bandwidths():
@@ -150,21 +141,12 @@ def test_no_samples_and_no_bandwidths():
     assert rows.shape == diagonal.shape == (2, 0, 5) and sums.shape == (0, 2, 2)
 
 
-@pytest.mark.parametrize("path", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(path, generator):
-    before = _C.cpu_path()
-    try:
-        _C.use_cpu_path(path)
-    except ValueError as e:
-        pytest.skip(str(e))
-    try:
-        for n, p, q in ((1, 1, 1), (4, 3, 2), (25, 33, 8), (97, 16, 17), (250, 300, 64)):
-            x, y = torch.randn(n, p, generator=generator), torch.randn(n, q, generator=generator)
-            for kernel in KERNELS:
-                check(x, y, kernel, kernel)
-        check_exponential()
-    finally:
-        _C.use_cpu_path(before)
+def test_every_instruction_set(cpu_path, generator):
+    for n, p, q in ((1, 1, 1), (4, 3, 2), (25, 33, 8), (97, 16, 17), (250, 300, 64)):
+        x, y = torch.randn(n, p, generator=generator), torch.randn(n, q, generator=generator)
+        for kernel in KERNELS:
+            check(x, y, kernel, kernel)
+    check_exponential()
 
 
 def test_same_bits_for_any_number_of_threads(generator):
@@ -194,25 +176,16 @@ def test_sides_repeatably(sides, n, generator, device):
             assert torch.equal(ours, theirs), again
 
 
-@pytest.mark.parametrize("path", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize("sides", [1, 3, 4, 5, 9, 23])
-def test_sides(sides, path, generator):
+def test_sides(sides, cpu_path, generator):
     """Of all widths and types, cut into groups of channels; blocks of tiles are smaller for many sides."""
-    before = _C.cpu_path()
-    try:
-        _C.use_cpu_path(path)
-    except ValueError as e:
-        pytest.skip(str(e))
-    try:
-        widths = itertools.cycle([3, 1100, 17, 129, 2500, 1024])
-        types = itertools.cycle([torch.float32, torch.bfloat16, torch.float64])
-        for n in (20, 460):
-            x = [torch.randn(n, next(widths), generator=generator).to(next(types)) + 1 for _ in range(sides)]
-            kernels = [k for _, k in zip(x, itertools.cycle(KERNELS), strict=False)]
-            sigma = torch.tensor([[1.0, 2.0]], dtype=torch.float64) * torch.tensor([[t.shape[1] ** 0.5] for t in x])
-            check_sides(x, kernels, sigma, sigma * 0 + 0.3)
-    finally:
-        _C.use_cpu_path(before)
+    widths = itertools.cycle([3, 1100, 17, 129, 2500, 1024])
+    types = itertools.cycle([torch.float32, torch.bfloat16, torch.float64])
+    for n in (20, 460):
+        x = [torch.randn(n, next(widths), generator=generator).to(next(types)) + 1 for _ in range(sides)]
+        kernels = [k for _, k in zip(x, itertools.cycle(KERNELS), strict=False)]
+        sigma = torch.tensor([[1.0, 2.0]], dtype=torch.float64) * torch.tensor([[t.shape[1] ** 0.5] for t in x])
+        check_sides(x, kernels, sigma, sigma * 0 + 0.3)
 
 
 @pytest.mark.parametrize("n, p", [(128, 1), (250, 3000), (700, 129)])

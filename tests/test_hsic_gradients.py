@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import stitchkern as sk
-from stitchkern import _C, ops, reference
+from stitchkern import ops, reference
 
 KERNELS = list(ops.HSIC_KERNELS)
 
@@ -75,17 +75,8 @@ def test_types_and_strides(dtype, generator, device):
     check([base[::2, 3:20], base[:, :30].T, base[:30]], generator)
 
 
-@pytest.mark.parametrize("path", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(path, generator):
-    before = _C.cpu_path()
-    try:
-        _C.use_cpu_path(path)
-    except ValueError as e:
-        pytest.skip(str(e))
-    try:
-        check([torch.randn(110, p, generator=generator).double() - 1 for p in (30, 5, 7)], generator)
-    finally:
-        _C.use_cpu_path(before)
+def test_every_instruction_set(cpu_path, generator):
+    check([torch.randn(110, p, generator=generator).double() - 1 for p in (30, 5, 7)], generator)
 
 
 def test_same_bits_for_any_number_of_threads(generator):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stitchkern import _C, ops, reference
+from stitchkern import ops, reference
 
 UNIT = 2.0**-53
 EXPLAINED, PIVOT, NORM, INVERSE, SIZE = range(5)
@@ -98,19 +98,10 @@ def test_one_problem_many_ridges(device, generator):
     check((c, s, mean, ridge[:1].expand(7), probes), device)
 
 
-@pytest.mark.parametrize("path", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(path, generator):
-    before = _C.cpu_path()
-    try:
-        _C.use_cpu_path(path)
-    except ValueError as e:
-        pytest.skip(str(e))
-    try:
-        for p, q in ((1, 1), (2, 3), (7, 5), (9, 11), (16, 17), (33, 25), (70, 40), (256, 9)):
-            check(problems(generator, 3, p, q, ridge=0.01))
-            check(problems(generator, 1, p, q, 0))
-    finally:
-        _C.use_cpu_path(before)
+def test_every_instruction_set(cpu_path, generator):
+    for p, q in ((1, 1), (2, 3), (7, 5), (9, 11), (16, 17), (33, 25), (70, 40), (256, 9)):
+        check(problems(generator, 3, p, q, ridge=0.01))
+        check(problems(generator, 1, p, q, 0))
 
 
 def test_same_bits_for_any_number_of_threads(generator):

@@ -76,21 +76,12 @@ def test_layouts(layout, n, p, q, device, generator):
         check(m, expected(x, y), TOLERANCE["highest"])
 
 
-@pytest.mark.parametrize("path", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize("layout", ["nc", "nchw-49", "cropped"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_instruction_set(path, layout, dtype, generator):
-    before = _C.cpu_path()
-    try:
-        _C.use_cpu_path(path)
-    except ValueError as e:
-        pytest.skip(str(e))
-    try:
-        x, y = (LAYOUTS[layout](generator, 150, c).to(dtype) for c in (37, 21))
-        weight = torch.rand(150, generator=generator)
-        check(sk.Moments(37, 21).update(x, y, weight=weight), expected(x, y, weight), TOLERANCE["highest"])
-    finally:
-        _C.use_cpu_path(before)
+def test_every_instruction_set(cpu_path, layout, dtype, generator):
+    x, y = (LAYOUTS[layout](generator, 150, c).to(dtype) for c in (37, 21))
+    weight = torch.rand(150, generator=generator)
+    check(sk.Moments(37, 21).update(x, y, weight=weight), expected(x, y, weight), TOLERANCE["highest"])
 
 
 @pytest.mark.parametrize("precision", ops.PRECISIONS)
