@@ -7,6 +7,7 @@ inline constexpr const char* SCHEMAS[] = {
     "moments_update_(Tensor(a!) second, Tensor(b!) first, Tensor(c!) third, Tensor(d!) origin, Tensor(e!) totals, "
     "Tensor x, Tensor? y, Tensor? weight, int precision, bool check_finite) -> ()",
     "lsq_solve(Tensor cov_xx, Tensor cov_xy, Tensor mean_x, Tensor ridge, Tensor probes) -> (Tensor, Tensor, Tensor)",
+    "hsic_gram(Tensor x) -> Tensor",
     "hsic_sums(Tensor[] x, int[] kernels, Tensor bandwidth, Tensor shift) -> (Tensor, Tensor, Tensor)",
     "hsic_backward(Tensor[] x, int[] kernels, Tensor bandwidth, Tensor shift, Tensor grad_rows, Tensor grad_diagonal, "
     "Tensor grad_sums) -> Tensor[]",

@@ -64,6 +64,17 @@ def _(cov_xx, cov_xy, mean_x, ridge, probes) -> tuple[Tensor, Tensor, Tensor]:
     return cov_xx.new_empty(count, p, q), cov_xx.new_empty(count, 2, q), cov_xx.new_empty(count, 5)
 
 
+def hsic_gram(x: Tensor) -> Tensor:
+    """The kernel matrix (n, n) float64 of features (n, p) less their mean, of any type and strides, on a CPU:
+    `reference.kernel_matrix`."""
+    return _library.hsic_gram(x)
+
+
+@torch.library.register_fake("stitchkern::hsic_gram")
+def _(x) -> Tensor:
+    return x.new_empty(len(x), len(x), dtype=torch.float64)
+
+
 def hsic_sums(x: list[Tensor], kernels: list[int], bandwidth: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Row sums (s, b, n), diagonals (s, b, n) and sums of products (b, s, s) of the kernel matrices of s sides, each
     less ``shift``: `reference.hsic_sums`. Nothing of size n² is stored.

@@ -8,7 +8,7 @@ namespace stitchkern::hsic {
 // Samples of a tile: whole panels on every instruction set.
 inline constexpr int TILE = 96;
 // Channels multiplied at a stretch: two panels of them stay in the first-level cache, and float32 sums stay short.
-inline constexpr int64_t CHANNELS = 128;
+inline constexpr int64_t CHANNELS = 256;
 
 // Σ (x_i − x_0) over some samples, of some channels: constant channels become exactly zero.
 struct MeanTask {

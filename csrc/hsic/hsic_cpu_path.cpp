@@ -14,13 +14,19 @@ using namespace stitchkern::STITCHKERN_PATH;
 constexpr int L = LANES<double>;
 #if defined(__AVX512F__)
 constexpr int MR = 8, NV = 3;  // 24 accumulators of 32 registers
+template <class T>
+constexpr int PANEL = NV;
 #elif defined(__AVX2__)
 constexpr int MR = 4, NV = 3;  // 12 of 16
+template <class T>
+constexpr int PANEL = sizeof(T) == 4 ? 2 : NV;  // narrow panels waste less beside the diagonal
 #else
 constexpr int MR = 4, NV = 2;  // 8 of 16: without fused multiply-add the products need some
+template <class T>
+constexpr int PANEL = NV;
 #endif
 template <class T>
-constexpr int WIDTH = NV * LANES<T>;
+constexpr int WIDTH = PANEL<T> * LANES<T>;
 static_assert(TILE % WIDTH<float> == 0 && TILE % WIDTH<double> == 0 && WIDTH<double> % MR == 0,
               "strips must fill panels, and panels tiles");
 static_assert(TILE / 2 % WIDTH<float> == 0 && TILE / 2 % WIDTH<double> == 0, "and half tiles");
@@ -29,23 +35,40 @@ using Real = Vector<double>;
 
 // ---------------------------------------------------------------------------------------------------- pack
 
+// Rows apart by megabytes are no stream to the hardware: four at a time are read, the next four asked for.
 template <class Source>
 void mean_of(const MeanTask& t) {
-  constexpr int WIDE = 32;
+  constexpr int WIDE = 512, LINE = 64 / int(sizeof(Source)), ROWS = 4;
   const int64_t step = t.x->channel_stride;
-  const auto* data = static_cast<const Source*>(t.x->data);
+  const auto* data = static_cast<const Source*>(t.x->data) + t.channel0 * step;
   for (int64_t c0 = 0; c0 < t.channels; c0 += WIDE) {
     const int count = int(t.channels - c0 < WIDE ? t.channels - c0 : WIDE);
-    double first[WIDE], sums[WIDE] = {};
-    for (int c = 0; c < count; ++c) first[c] = widen(data[(t.channel0 + c0 + c) * step]);
-    for (int64_t row = 0; row < t.rows; ++row) {
-      const Source* from = data + t.x->offset(t.row0 + row) + (t.channel0 + c0) * step;
-      if (step == 1 && count == WIDE)
-        for (int c = 0; c < WIDE; ++c) sums[c] += double(widen(from[c])) - first[c];
-      else
-        for (int c = 0; c < count; ++c) sums[c] += double(widen(from[c * step])) - first[c];
+    alignas(64) double first[WIDE];
+    double* sums = t.sums + c0;
+    for (int c = 0; c < count; ++c) first[c] = widen(data[(c0 + c) * step]), sums[c] = 0;
+    int64_t row = 0;
+    for (; step == 1 && row + ROWS <= t.rows; row += ROWS) {
+      const Source *from[ROWS], *next[ROWS];
+      for (int r = 0; r < ROWS; ++r) {
+        from[r] = data + t.x->offset(t.row0 + row + r) + c0;
+        next[r] = row + ROWS + r < t.rows ? data + t.x->offset(t.row0 + row + ROWS + r) + c0 : from[r];
+      }
+      int c = 0;
+      for (; c + LINE <= count; c += LINE) {
+        for (int r = 0; r < ROWS; ++r) __builtin_prefetch(next[r] + c);
+        for (int k = c; k < c + LINE; ++k) {
+          double total = sums[k];
+          for (int r = 0; r < ROWS; ++r) total += double(widen(from[r][k])) - first[k];
+          sums[k] = total;
+        }
+      }
+      for (; c < count; ++c)
+        for (int r = 0; r < ROWS; ++r) sums[c] += double(widen(from[r][c])) - first[c];
     }
-    for (int c = 0; c < count; ++c) t.sums[c0 + c] = sums[c];
+    for (; row < t.rows; ++row) {
+      const Source* from = data + t.x->offset(t.row0 + row) + c0 * step;
+      for (int c = 0; c < count; ++c) sums[c] += double(widen(from[c * step])) - first[c];
+    }
   }
 }
 
@@ -129,25 +152,26 @@ void pack(const PackTask<T>& task) {
 
 // ---------------------------------------------------------------------------------------------------- products
 
-// One strip of MR samples against one panel.
-template <class T>
+// One strip of R samples against one panel.
+template <class T, int R>
 void multiply_strip(const T* a, const T* b, int64_t channels, bool first, double* to) {
-  Vector<T> sums[MR][NV] = {};
+  constexpr int N = PANEL<T>;
+  Vector<T> sums[R][N] = {};
   for (int64_t c = 0; c < channels; ++c, a += WIDTH<T>, b += WIDTH<T>) {
-    Vector<T> right[NV];
+    Vector<T> right[N];
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) right[n] = load(b + n * LANES<T>);
+    for (int n = 0; n < N; ++n) right[n] = load(b + n * LANES<T>);
 #pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) {
+    for (int i = 0; i < R; ++i) {
       const Vector<T> left = splat(a[i]);
 #pragma GCC unroll 8
-      for (int n = 0; n < NV; ++n) sums[i][n] += left * right[n];
+      for (int n = 0; n < N; ++n) sums[i][n] += left * right[n];
     }
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i)
+  for (int i = 0; i < R; ++i)
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) {
+    for (int n = 0; n < N; ++n) {
       T lanes[LANES<T>];
       store(lanes, sums[i][n]);
 #pragma GCC unroll 2
@@ -158,6 +182,14 @@ void multiply_strip(const T* a, const T* b, int64_t channels, bool first, double
     }
 }
 
+// From sample I on, all strips of a panel: as many samples at a time as there are registers for.
+template <class T, int I = 0>
+void multiply_panel(const T* a, const T* b, int64_t channels, bool first, double* to) {
+  constexpr int W = WIDTH<T>, MOST = MR * NV / PANEL<T>, R = W - I < MOST ? W - I : MOST;
+  multiply_strip<T, R>(a + I, b, channels, first, to + I * TILE);
+  if constexpr (I + R < W) multiply_panel<T, I + R>(a, b, channels, first, to);
+}
+
 template <class T>
 void multiply(const MultiplyTask<T>& t) {
   constexpr int W = WIDTH<T>;
@@ -166,10 +198,10 @@ void multiply(const MultiplyTask<T>& t) {
   for (int64_t c0 = 0; c0 < t.channels; c0 += CHANNELS) {
     const int64_t channels = t.channels - c0 < CHANNELS ? t.channels - c0 : CHANNELS;
     for (int j = 0; j < e.columns; j += W)
-      for (int i = t.row0; i < last; i += MR) {
-        if (e.diagonal && i >= j + W) break;  // below the diagonal, as are all that follow
-        const T* a = t.a + (i / W) * W * t.channels + c0 * W + i % W;
-        multiply_strip(a, t.b + j * t.channels + c0 * W, channels, t.first && c0 == 0, t.values + i * TILE + j);
+      for (int i = t.row0; i < last; i += W) {
+        if (e.diagonal && i > j) break;  // below the diagonal, as are all that follow
+        multiply_panel(t.a + i * t.channels + c0 * W, t.b + j * t.channels + c0 * W, channels, t.first && c0 == 0,
+                       t.values + i * TILE + j);
       }
   }
 }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stitchkern.comparison.matrices import Held, KernelMatrix, hsic_between
 from stitchkern.errors import NotFiniteError, StatisticsError
 from stitchkern.similarity.pairs import HsicMatrix, hsic_matrix
 
@@ -53,8 +54,8 @@ class HsicBlocks:
         self._batches, self._per_block, self._turn = 0, 1, 0
         self.skipped = 0
 
-    def add(self, xs: Sequence[Tensor], ys: Sequence[Tensor] | None) -> None:
-        """A batch of (rows, features); of fewer than four rows, where HSIC₁ is undefined, it is skipped.
+    def add(self, xs: Sequence[Held], ys: Sequence[Held] | None) -> None:
+        """A batch of (rows, features), or of linear kernel matrices; of fewer than four rows, where HSIC₁ is undefined, it is skipped.
 
         Raises:
             NotFiniteError: a layer holds NaN or Inf. StatisticsError: its HSIC overflows float64.
@@ -85,9 +86,13 @@ class HsicBlocks:
         """Of each block."""
         return self._sums
 
-    def _hsic(self, xs: Sequence[Tensor], ys: Sequence[Tensor] | None) -> HsicMatrix:
+    def _hsic(self, xs: Sequence[Held], ys: Sequence[Held] | None) -> HsicMatrix:
+        features_x, features_y = _features(xs), None if ys is None else _features(ys)
         try:
-            found = hsic_of_live(xs, ys, unbiased=True, **self._kernel)
+            if features_x is None or (ys is not None and features_y is None):
+                found = hsic_between(xs, ys)
+            else:
+                found = hsic_of_live(features_x, features_y, unbiased=True, **self._kernel)
         except NotFiniteError:
             self._name_the_culprit(xs, ys)
             raise
@@ -96,10 +101,10 @@ class HsicBlocks:
             raise StatisticsError("HSIC overflows float64; scale the features down")
         return found
 
-    def _name_the_culprit(self, xs: Sequence[Tensor], ys: Sequence[Tensor] | None) -> None:
+    def _name_the_culprit(self, xs: Sequence[Held], ys: Sequence[Held] | None) -> None:
         for side, labels in ((xs, self._labels[0]), (ys or [], self._labels[1] or [])):
             for t, label in zip(side, labels, strict=True):
-                if not bool(t.isfinite().all()):
+                if not (t.finite if isinstance(t, KernelMatrix) else bool(t.isfinite().all())):
                     raise NotFiniteError(f"{label} holds NaN or Inf (batch {self._batches + self.skipped})")
 
     # ------------------------------------------------------------------------------------------ reading
@@ -119,6 +124,12 @@ class HsicBlocks:
         values = xy / size
         d = a / size - values / 2 * ((b / xx)[:, :, None] + (c / yy)[:, None, :])
         return Estimate(values, spread_of_sum(d), len(sums) if len(sums) > 1 else 0, undefined)
+
+
+def _features(side: Sequence[Held]) -> list[Tensor] | None:
+    """None where some are kernel matrices."""
+    found = [t for t in side if isinstance(t, Tensor)]
+    return found if len(found) == len(side) else None
 
 
 def hsic_of_live(xs: Sequence[Tensor], ys: Sequence[Tensor] | None, *, unbiased: bool, **kernel: Any) -> HsicMatrix:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stitchkern._version import __version__
 from stitchkern.comparison.estimation import Estimate, Estimator, Plan, estimator_for
 from stitchkern.comparison.features import FEATURES, Reader
+from stitchkern.comparison.matrices import Held, matrix_where_small
 from stitchkern.comparison.measures import find_measure
 from stitchkern.comparison.processes import agree, gathered
 from stitchkern.comparison.progress import reporter
@@ -231,12 +232,13 @@ class _Pass:
         asked_a, asked_b = (set(names or []) for names in self._asked)
         if self._one:
             union = list(dict.fromkeys([*a, *b]))
-            self._readers = [Reader(self._models[0], union, asked_a | asked_b, self._features, "the model", self._mask)]
-            return
-        sides = zip(self._models, self._wanted, (asked_a, asked_b), ("model_a", "model_b"), strict=True)
-        self._readers = [Reader(m, names, asked, self._features, s, self._mask) for m, names, asked, s in sides]
+            sides = [(self._models[0], union, asked_a | asked_b, "the model")]
+        else:
+            sides = list(zip(self._models, self._wanted, (asked_a, asked_b), ("model_a", "model_b"), strict=True))
+        keep = matrix_where_small if self._plan.estimator == "minibatch" and self._plan.is_linear else None
+        self._readers = [Reader(m, names, asked, self._features, s, self._mask, keep) for m, names, asked, s in sides]
 
-    def _check_rows(self, xs: list[Tensor], ys: list[Tensor] | None, count: int) -> None:
+    def _check_rows(self, xs: list[Held], ys: list[Held] | None, count: int) -> None:
         """Layers that are compared must have the same rows."""
         if self._features != "positions":
             return

@@ -47,7 +47,7 @@ class Plan:
 class Estimator(Protocol):
     """Takes the features of all layers, batch by batch; of one model alone `ys` is None."""
 
-    def add(self, xs: Sequence[Tensor], ys: Sequence[Tensor] | None) -> None: ...
+    def add(self, xs: Sequence[Any], ys: Sequence[Any] | None) -> None: ...
 
     def finish(self, pairs: Sequence[tuple[int, int]]) -> Estimate:
         """(X, Y) for the pairs of layers that count; may leave others undefined."""

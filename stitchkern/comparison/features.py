@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from stitchkern.comparison.matrices import Held
 from stitchkern.errors import LayerError, ShapeError
 from stitchkern.models.taps import Inputs, Taps
 
@@ -27,12 +28,21 @@ class Reader:
         side: what errors call the model.
         mask: the key of (n, t) masks in batches that are mappings: tokens where it is 0 are left out of "positions" and
             "pool". None: there are none.
+        keep: what to keep of the features of a layer, made as soon as it has run; None: the features.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[str], asked: Iterable[str], features: str, side: str, mask: str | None
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        asked: Iterable[str],
+        features: str,
+        side: str,
+        mask: str | None,
+        keep: Callable[[Tensor], Held] | None = None,
     ) -> None:
         self.side, self.features = side, features
+        self._keep = keep
         self._model, self._mask, self._asked = model, mask, set(asked)
         self.layers = list(dict.fromkeys(layers))
         if not self.layers:
@@ -44,8 +54,9 @@ class Reader:
     def label(self, layer: str) -> str:
         return f"layer {layer!r} of {self.side}"
 
-    def __call__(self, inputs: Inputs, count: int) -> list[Tensor]:
-        """(rows, features) of each layer, of ``count`` samples; they may be views of what the model holds.
+    def __call__(self, inputs: Inputs, count: int) -> list[Held]:
+        """(rows, features) of each layer, of ``count`` samples, or what is to be kept of them; they may be views of
+        what the model holds.
 
         Raises:
             LayerError: as `Taps`.
@@ -54,7 +65,7 @@ class Reader:
         """
         self.token_mask = mask = self._find_mask(inputs)
         misfits: list[str] = []
-        found: dict[str, Tensor] = {}
+        found: dict[str, Held] = {}
 
         def take(name: str, x: Tensor) -> None:
             if x.ndim == 0 or x.shape[0] != count:
@@ -66,9 +77,10 @@ class Reader:
                 return
             if not x.is_floating_point() or x.dtype.itemsize < 2:
                 raise TypeError(f"{self.label(name)} must give real floating-point numbers; got {x.dtype}")
-            found[name] = self._rows(name, x, mask)
+            rows = self._rows(name, x, mask)
+            found[name] = rows if self._keep is None else self._keep(rows)
 
-        if self.features == "flatten":
+        if self.features == "flatten" and self._keep is None:
             for name, x in self._taps(inputs).items():  # held as they are: nothing is copied
                 take(name, x)
         else:

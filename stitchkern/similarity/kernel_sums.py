@@ -119,6 +119,16 @@ def _from_sums(rows: Tensor, diagonal: Tensor, sums: Tensor, unbiased: bool) -> 
     return (sums - total[:, :, None] * total[:, None, :] / entries - 2 / least * (spread @ spread.mT)) / pairs
 
 
+def hsic_of_matrices(matrices: Sequence[Tensor], *, unbiased: bool) -> Tensor:
+    """HSIC (s, s) of every two of s kernel matrices (n, n) float64."""
+    every = torch.stack(list(matrices))
+    diagonal = every.diagonal(dim1=1, dim2=2).clone()
+    every.diagonal(dim1=1, dim2=2).zero_()  # for whatever is far from the others rules it, and has no place in sums
+    flat = every.flatten(1)
+    found = _from_sums(every.sum(2)[:, None], diagonal[:, None], (flat @ flat.T)[None], unbiased)[0]
+    return found.triu() + found.triu(1).mT
+
+
 def _widths_and_shifts(
     sides: Sequence[Tensor], names: Sequence[str], kernel: str, bandwidth: Bandwidth
 ) -> tuple[Tensor, Tensor]:
