@@ -2,11 +2,16 @@
 // K_ij = (x_i − m)ᵀ(x_j − m), m the mean.
 //
 // Bound: n²/2 p multiply-adds, or the p n numbers that are read, once. Channels go in slices, each of which one thread
-// walks in groups that stay in its second-level cache: means, panels, products of all pairs of tiles. A slice sums in a
-// matrix of its own; these are added in order at the end, and how many there are depends on the shape alone, so that
-// nothing depends on the number of threads. Tiles, panels and the rule for float32 are those of hsic_cpu.cpp.
+// walks in groups that stay in its second-level cache: panels, products of all pairs of tiles. A slice sums in a matrix
+// of its own; these are added in order at the end, and how many there are depends on the shape alone, so that nothing
+// depends on the number of threads. Tiles, panels and the rule for float32 are those of hsic_cpu.cpp.
+//
+// So that features are read once, what is subtracted before they are multiplied is the mean of a few samples; the
+// matrix is centred afterwards, in float64. Where those few are far from the others (one of them may be an outlier),
+// float32 products would lose digits, and the mean of all samples is taken after all.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "hsic_cpu_tiles.h"
 #include "hsic_op.h"
@@ -15,8 +20,10 @@
 namespace stitchkern::hsic {
 namespace {
 
-constexpr int64_t GRAM_CHANNELS = 512;            // of a group, a multiple of CHANNELS
+constexpr int64_t GRAM_CHANNELS = 512;  // of a group, a multiple of CHANNELS
 constexpr int64_t MOST_SLICES = 16;
+constexpr int64_t PILOTS = 16;  // samples of the first mean
+constexpr double FAR = 2;       // Σ|x_i − pilot|² over Σ|x_i − m|² from which on that mean is too far from the others'
 constexpr int64_t SLICES_BYTES = int64_t(1) << 26;  // of the matrices of all slices, unless one is larger
 
 template <class T>
@@ -31,18 +38,22 @@ class Gram {
         slices_((x.channels + slice_channels_ - 1) / slice_channels_),
         values_(slices_ * pairs_ * TILE * TILE) {}
 
-  // Into [count, count]. False where float32 products turn out not to be good enough.
-  bool run(double* kernel) {
+  enum class Found { good, far_pilot, unsafe };
+
+  // Into [count, count], with the mean of `pilots` samples to start from.
+  Found run(double* kernel, int64_t pilots) {
+    pilots_ = std::min(pilots, count_);
     const int64_t cost = pairs_ * TILE * TILE * x_.channels;
     parallel_tasks(slices_, cost, [&](int64_t slice) { multiply(slice); });
     parallel_tasks(tiles_ * tiles_, pairs_ * TILE * TILE * slices_, [&](int64_t task) {
       if (task / tiles_ <= task % tiles_) add(task / tiles_, task % tiles_, kernel);
     });
-    double largest = 0;
-    for (int64_t i = 0; i < count_; ++i)
-      if (const double square = kernel[i * (count_ + 1)]; !(square <= largest))
-        largest = square < HUGE_VAL ? square : HUGE_VAL;
-    return sizeof(T) == 8 || safe_norm(largest, Kernel::linear);
+    const Norms before = norms(kernel);
+    centre(kernel);
+    const Norms after = norms(kernel);
+    if (sizeof(T) == 8) return Found::good;
+    if (!safe_norm(before.largest, Kernel::linear) || !safe_norm(after.largest, Kernel::linear)) return Found::unsafe;
+    return pilots_ < count_ && before.total > FAR * after.total ? Found::far_pilot : Found::good;
   }
 
  private:
@@ -64,23 +75,31 @@ class Gram {
     const int64_t first = slice * slice_channels_, end = std::min(x_.channels, first + slice_channels_);
     for (int64_t c = first; c < end; c += GRAM_CHANNELS) {
       const int64_t channels = std::min(GRAM_CHANNELS, end - c);
-      find_mean(c, channels, mean);
+      find_pilot(c, channels, mean);
       const auto panels = [&](int64_t tile) { return packed.get() + tile * TILE * channels; };
       for (int64_t tile = 0; tile < tiles_; ++tile)
         products<T>().pack({&x_, mean, tile * TILE, rows_in(tile), c, channels, panels(tile), nullptr});
       for (int64_t i = 0; i < tiles_; ++i)
         for (int64_t j = i; j < tiles_; ++j)
-          products<T>().multiply({panels(i), panels(j), channels, {rows_in(i), rows_in(j), i == j}, 0, TILE,
-                                  c == first, values(slice, i, j)});
+          products<T>().multiply({panels(i),
+                                  panels(j),
+                                  channels,
+                                  {rows_in(i), rows_in(j), i == j},
+                                  0,
+                                  TILE,
+                                  c == first,
+                                  values(slice, i, j)});
     }
   }
 
-  void find_mean(int64_t channel0, int64_t channels, double* mean) const {
-    functions().mean({&x_, 0, count_, channel0, channels, mean});
+  void find_pilot(int64_t channel0, int64_t channels, double* mean) const {
+    Rows some = x_;
+    some.size[2] = pilots_, some.stride[2] *= count_ / pilots_;
+    functions().mean({&some, 0, pilots_, channel0, channels, mean});
     dispatch(x_.dtype, [&](auto source) {
       const auto* first = static_cast<const decltype(source)*>(x_.data) + channel0 * x_.channel_stride;
       for (int64_t c = 0; c < channels; ++c)
-        mean[c] = mean[c] / double(count_) + double(widen(first[c * x_.channel_stride]));
+        mean[c] = mean[c] / double(pilots_) + double(widen(first[c * x_.channel_stride]));
     });
   }
 
@@ -98,9 +117,36 @@ class Gram {
       }
   }
 
+  struct Norms {
+    double largest, total;  // beyond all where one is not a number
+  };
+  Norms norms(const double* kernel) const {
+    Norms found{};
+    for (int64_t i = 0; i < count_; ++i) {
+      const double square = kernel[i * (count_ + 1)];
+      found.total += square;
+      if (!(square <= found.largest)) found.largest = square < HUGE_VAL ? square : HUGE_VAL;
+    }
+    return found;
+  }
+
+  void centre(double* kernel) const {
+    std::vector<double> mean(count_);
+    double middle = 0;
+    for (int64_t i = 0; i < count_; ++i) {
+      double total = 0;
+      for (int64_t j = 0; j < count_; ++j) total += kernel[i * count_ + j];
+      mean[i] = total / double(count_);
+      middle += mean[i] / double(count_);
+    }
+    for (int64_t i = 0; i < count_; ++i)
+      for (int64_t j = 0; j < count_; ++j) kernel[i * count_ + j] -= (mean[i] + mean[j]) - middle;
+  }
+
   const Rows& x_;
   const int64_t count_, tiles_, pairs_, slice_channels_, slices_;
   const Buffer<double> values_;  // [slices][pairs][TILE, TILE]
+  int64_t pilots_ = 0;
 };
 
 Tensor hsic_gram_cpu(Tensor x) {
@@ -110,7 +156,14 @@ Tensor hsic_gram_cpu(Tensor x) {
   const Tensor kernel = torch::stable::new_empty(x, {batch.count, batch.count}, ScalarType::Double);
   double* to = static_cast<double*>(kernel.data_ptr());
   if (batch.count == 0) return kernel;
-  if (!may_be_float32(batch) || !Gram<float>(side.x, batch.count).run(to)) Gram<double>(side.x, batch.count).run(to);
+  bool good = false;
+  if (may_be_float32(batch)) {
+    Gram<float> gram(side.x, batch.count);
+    auto found = gram.run(to, PILOTS);
+    if (found == Gram<float>::Found::far_pilot) found = gram.run(to, batch.count);
+    good = found == Gram<float>::Found::good;
+  }
+  if (!good) Gram<double>(side.x, batch.count).run(to, batch.count);
   return kernel;
 }
 

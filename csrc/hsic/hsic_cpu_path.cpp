@@ -82,7 +82,7 @@ template <class T, class Source>
 void pack_rows(const PackTask<T>& t, int row, int64_t c0, int count, const T* high, const T* low, T* packed) {
   constexpr int N = LANES<T>, W = WIDTH<T>;
   alignas(64) T buffer[N][CHANNELS];
-  const T* rows[N];
+  const T *rows[N], *next[N] = {};  // samples far apart are no stream to the hardware: the next ones are asked for
   const int64_t step = t.x->channel_stride;
   for (int r = 0; r < N; ++r) {
     if (row + r >= t.rows) {
@@ -94,6 +94,8 @@ void pack_rows(const PackTask<T>& t, int row, int64_t c0, int count, const T* hi
     if constexpr (sizeof(Source) == sizeof(T)) {
       if (step == 1) {
         rows[r] = reinterpret_cast<const T*>(from);
+        if (row + N + r < t.rows)
+          next[r] = rows[r] + (t.x->offset(t.row0 + row + N + r) - t.x->offset(t.row0 + row + r));
         continue;
       }
     }
@@ -107,7 +109,10 @@ void pack_rows(const PackTask<T>& t, int row, int64_t c0, int count, const T* hi
   for (; c + N <= count; c += N) {
     Vector<T> v[N];
 #pragma GCC unroll 16
-    for (int r = 0; r < N; ++r) v[r] = load(rows[r] + c) - load(high + c) - load(low + c);
+    for (int r = 0; r < N; ++r) {
+      v[r] = load(rows[r] + c) - load(high + c) - load(low + c);
+      __builtin_prefetch(next[r] + c);
+    }
     transpose<T>(v);
 #pragma GCC unroll 16
     for (int k = 0; k < N; ++k) store(packed + (c + k) * W, v[k]);
