@@ -23,7 +23,7 @@ namespace {
 constexpr int64_t GRAM_CHANNELS = 512;  // of a group, a multiple of CHANNELS
 constexpr int64_t MOST_SLICES = 16;
 constexpr int64_t PILOTS = 16;  // samples of the first mean
-constexpr double FAR = 2;       // Σ|x_i − pilot|² over Σ|x_i − m|² from which on that mean is too far from the others'
+constexpr double FAR = 0.5;     // |pilot − m|² over |x_i − m|² of a small sample from which on it is too far away
 constexpr int64_t SLICES_BYTES = int64_t(1) << 26;  // of the matrices of all slices, unless one is larger
 
 template <class T>
@@ -48,12 +48,13 @@ class Gram {
     parallel_tasks(tiles_ * tiles_, pairs_ * TILE * TILE * slices_, [&](int64_t task) {
       if (task / tiles_ <= task % tiles_) add(task / tiles_, task % tiles_, kernel);
     });
-    const Norms before = norms(kernel);
-    centre(kernel);
+    const double before = norms(kernel).largest, shifted = centre(kernel);
     const Norms after = norms(kernel);
     if (sizeof(T) == 8) return Found::good;
-    if (!safe_norm(before.largest, Kernel::linear) || !safe_norm(after.largest, Kernel::linear)) return Found::unsafe;
-    return pilots_ < count_ && before.total > FAR * after.total ? Found::far_pilot : Found::good;
+    // nothing at all may be what is too small for float32
+    if (after.largest == 0 || !safe_norm(before, Kernel::linear) || !safe_norm(after.largest, Kernel::linear))
+      return Found::unsafe;
+    return pilots_ < count_ && shifted > FAR * after.small ? Found::far_pilot : Found::good;
   }
 
  private:
@@ -118,19 +119,21 @@ class Gram {
   }
 
   struct Norms {
-    double largest, total;  // beyond all where one is not a number
+    double largest, small;  // beyond all where one is not a number; a quarter is below
   };
   Norms norms(const double* kernel) const {
-    Norms found{};
+    std::vector<double> squares(count_);
     for (int64_t i = 0; i < count_; ++i) {
       const double square = kernel[i * (count_ + 1)];
-      found.total += square;
-      if (!(square <= found.largest)) found.largest = square < HUGE_VAL ? square : HUGE_VAL;
+      squares[i] = square < HUGE_VAL ? square : HUGE_VAL;
     }
-    return found;
+    const auto quarter = squares.begin() + count_ / 4;
+    std::nth_element(squares.begin(), quarter, squares.end());
+    return {*std::max_element(quarter, squares.end()), *quarter};
   }
 
-  void centre(double* kernel) const {
+  // Returns |pilot − m|².
+  double centre(double* kernel) const {
     std::vector<double> mean(count_);
     double middle = 0;
     for (int64_t i = 0; i < count_; ++i) {
@@ -141,6 +144,7 @@ class Gram {
     }
     for (int64_t i = 0; i < count_; ++i)
       for (int64_t j = 0; j < count_; ++j) kernel[i * count_ + j] -= (mean[i] + mean[j]) - middle;
+    return middle;
   }
 
   const Rows& x_;

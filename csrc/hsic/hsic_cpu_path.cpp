@@ -162,6 +162,7 @@ template <class T, int R>
 void multiply_strip(const T* a, const T* b, int64_t channels, bool first, double* to) {
   constexpr int N = PANEL<T>;
   Vector<T> sums[R][N] = {};
+#pragma GCC unroll 2
   for (int64_t c = 0; c < channels; ++c, a += WIDTH<T>, b += WIDTH<T>) {
     Vector<T> right[N];
 #pragma GCC unroll 8
