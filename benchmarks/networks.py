@@ -82,6 +82,21 @@ class Clock:
         return time.perf_counter() - self.start - self.within
 
 
+def between_layers(kind: str) -> float:
+    """Seconds that plain forward passes of both networks over all images spend outside of layers: giving back what the
+    layer before has made, above all. They belong to the forward passes."""
+    found = []
+    for _ in range(2):
+        models = pair(kind)
+        clock = Clock(*models)
+        with torch.no_grad():
+            for x in images().split(BATCH):
+                for model in models:
+                    model(x)
+        found.append(clock.beyond())
+    return min(found)
+
+
 def features(network: nn.Sequential, names: list[str], batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     """For each batch what the named layers give, flattened, each a copy."""
     for x in batches:

@@ -37,7 +37,10 @@ def test_types_and_strides(dtype, cpu_path, generator):
         check(view)
 
 
-@pytest.mark.parametrize("samples", ["far mean", "one far sample", "far pilots", "two clusters", "tiny", "dead", "equal"])
+HOSTILE = ["far mean", "one far sample", "far pilots", "two clusters", "tiny", "dead", "equal"]
+
+
+@pytest.mark.parametrize("samples", HOSTILE)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_hostile(samples, dtype, generator):
     x = torch.randn(256, 2000, generator=generator, dtype=torch.float64)

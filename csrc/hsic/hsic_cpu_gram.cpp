@@ -20,10 +20,11 @@
 namespace stitchkern::hsic {
 namespace {
 
-constexpr int64_t GRAM_CHANNELS = 512;  // of a group, a multiple of CHANNELS
-constexpr int64_t MOST_SLICES = 16;
-constexpr int64_t PILOTS = 16;  // samples of the first mean
-constexpr double FAR = 0.5;     // |pilot − m|² over |x_i − m|² of a small sample from which on it is too far away
+constexpr int64_t GRAM_CHANNELS = 512;                 // of a group, a multiple of CHANNELS
+constexpr int64_t MOST_SLICES = 16, SLICE_GROUPS = 4;  // at least, of a slice where there are several
+constexpr int64_t MOVE_COST = 8;  // of a number that comes from beyond the caches, in multiply-adds
+constexpr int64_t PILOTS = 16;    // samples of the first mean
+constexpr double FAR = 0.5;       // |pilot − m|² over |x_i − m|² of a small sample from which on it is too far away
 constexpr int64_t SLICES_BYTES = int64_t(1) << 26;  // of the matrices of all slices, unless one is larger
 
 template <class T>
@@ -45,7 +46,7 @@ class Gram {
     pilots_ = std::min(pilots, count_);
     const int64_t cost = pairs_ * TILE * TILE * x_.channels;
     parallel_tasks(slices_, cost, [&](int64_t slice) { multiply(slice); });
-    parallel_tasks(tiles_ * tiles_, pairs_ * TILE * TILE * slices_, [&](int64_t task) {
+    parallel_tasks(tiles_ * tiles_, MOVE_COST * pairs_ * TILE * TILE * slices_, [&](int64_t task) {
       if (task / tiles_ <= task % tiles_) add(task / tiles_, task % tiles_, kernel);
     });
     const double before = norms(kernel).largest, shifted = centre(kernel);
@@ -61,7 +62,8 @@ class Gram {
   static int64_t slice_channels(int64_t channels, int64_t pairs) {
     const int64_t fit = SLICES_BYTES / (pairs * TILE * TILE * int64_t(sizeof(double)));
     const int64_t slices = std::clamp<int64_t>(fit, 1, MOST_SLICES);
-    return (channels + slices * GRAM_CHANNELS - 1) / (slices * GRAM_CHANNELS) * GRAM_CHANNELS;
+    const int64_t groups = (channels + slices * GRAM_CHANNELS - 1) / (slices * GRAM_CHANNELS);
+    return std::max(groups, SLICE_GROUPS) * GRAM_CHANNELS;
   }
 
   int rows_in(int64_t tile) const { return int(std::min<int64_t>(TILE, count_ - tile * TILE)); }
@@ -135,15 +137,21 @@ class Gram {
   // Returns |pilot − m|².
   double centre(double* kernel) const {
     std::vector<double> mean(count_);
-    double middle = 0;
-    for (int64_t i = 0; i < count_; ++i) {
+    const auto each_row = [&](const auto& visit) {
+      parallel_tasks(tiles_, MOVE_COST * count_ * count_, [&](int64_t tile) {
+        for (int64_t i = tile * TILE; i < tile * TILE + rows_in(tile); ++i) visit(i, kernel + i * count_);
+      });
+    };
+    each_row([&](int64_t i, const double* row) {
       double total = 0;
-      for (int64_t j = 0; j < count_; ++j) total += kernel[i * count_ + j];
+      for (int64_t j = 0; j < count_; ++j) total += row[j];
       mean[i] = total / double(count_);
-      middle += mean[i] / double(count_);
-    }
-    for (int64_t i = 0; i < count_; ++i)
-      for (int64_t j = 0; j < count_; ++j) kernel[i * count_ + j] -= (mean[i] + mean[j]) - middle;
+    });
+    double middle = 0;
+    for (int64_t i = 0; i < count_; ++i) middle += mean[i] / double(count_);
+    each_row([&](int64_t i, double* row) {
+      for (int64_t j = 0; j < count_; ++j) row[j] -= (mean[i] + mean[j]) - middle;
+    });
     return middle;
   }
 

@@ -55,7 +55,8 @@ class HsicBlocks:
         self.skipped = 0
 
     def add(self, xs: Sequence[Held], ys: Sequence[Held] | None) -> None:
-        """A batch of (rows, features), or of linear kernel matrices; of fewer than four rows, where HSIC₁ is undefined, it is skipped.
+        """A batch of (rows, features), or of linear kernel matrices. One of fewer than four rows, where HSIC₁ is
+        undefined, is skipped.
 
         Raises:
             NotFiniteError: a layer holds NaN or Inf. StatisticsError: its HSIC overflows float64.

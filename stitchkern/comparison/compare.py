@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stitchkern._version import __version__
 from stitchkern.comparison.estimation import Estimate, Estimator, Plan, estimator_for
@@ -69,8 +69,9 @@ def compare(
     where these have at most 4,096 features together, and otherwise from the features of all samples, which are kept.
 
     Both models run once per batch, one model with itself once in all, frozen and in eval mode, and are left as they
-    were. The layers of a batch are held until it is done ("flatten"), those that the model overwrites in place as
-    copies; "pool" and "positions" hold their features alone.
+    were. Of linear CKA by minibatches each layer's kernel matrix is made as soon as the layer has run, and nothing else
+    is held, on a CPU and up to 1,024 rows a batch. Otherwise the layers of a batch are held until it is done
+    ("flatten"), those that the model overwrites in place as copies; "pool" and "positions" hold their features alone.
 
     Args:
         model_a, model_b: the models; one object may be both.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from stitchkern.comparison.matrices import Held
+from stitchkern.comparison.matrices import Held, takes_matrices
 from stitchkern.errors import LayerError, ShapeError
-from stitchkern.models.taps import Inputs, Taps
+from stitchkern.models.taps import Inputs, Taps, device_of
 
 FEATURES = ("flatten", "positions", "pool")
 
@@ -64,6 +64,7 @@ class Reader:
             TypeError: a layer that gives no floating-point numbers.
         """
         self.token_mask = mask = self._find_mask(inputs)
+        at_once = self._keep is not None and takes_matrices(count, device_of(self._model))
         misfits: list[str] = []
         found: dict[str, Held] = {}
 
@@ -78,9 +79,11 @@ class Reader:
             if not x.is_floating_point() or x.dtype.itemsize < 2:
                 raise TypeError(f"{self.label(name)} must give real floating-point numbers; got {x.dtype}")
             rows = self._rows(name, x, mask)
-            found[name] = rows if self._keep is None else self._keep(rows)
+            kept = rows if self._keep is None else self._keep(rows)
+            # a layer on another device than the model's first parameter; it is valid only now
+            found[name] = rows.clone() if at_once and kept is rows and self.features == "flatten" else kept
 
-        if self.features == "flatten" and self._keep is None:
+        if self.features == "flatten" and not at_once:
             for name, x in self._taps(inputs).items():  # held as they are: nothing is copied
                 take(name, x)
         else:

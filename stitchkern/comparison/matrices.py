@@ -51,9 +51,13 @@ def matrix_of(features: Tensor) -> KernelMatrix:
     return KernelMatrix(values, features.shape[1], finite)
 
 
+def takes_matrices(rows: int, device: torch.device) -> bool:
+    """Whether they are cheap to keep, and features need not leave a GPU for them."""
+    return device.type == "cpu" and rows <= MOST_ROWS
+
+
 def matrix_where_small(features: Tensor) -> Held:
-    """Its kernel matrix, where that is cheap to keep and the features need not leave a GPU for it."""
-    return matrix_of(features) if features.device.type == "cpu" and len(features) <= MOST_ROWS else features
+    return matrix_of(features) if takes_matrices(len(features), features.device) else features
 
 
 def hsic_between(xs: Sequence[Held], ys: Sequence[Held] | None) -> HsicMatrix:

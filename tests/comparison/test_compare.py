@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import stitchkern as sk
+from stitchkern.comparison import matrices
 from stitchkern.errors import LayerError, NotFiniteError, ShapeError, StatisticsError
 from stitchkern.models import layer_shapes
 from tests.comparison.conftest import cnn, expected, features, images, split
@@ -495,3 +496,32 @@ def test_exact_unbiased_cka_in_float64_bears_one_far_sample(size) -> None:
     a, b = (t.double() for t in features(model, ["0", "2"], x))
     wanted = sk.cka(a, b, unbiased=True, space="samples")
     assert found.values[0, 2].item() == pytest.approx(wanted, abs=1e-8)  # size² in 2^53
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_batches_of_many_rows_are_compared_by_their_features(net, monkeypatch) -> None:
+    """And others by kernel matrices made in the hooks: two roads to one answer, also to why there is none."""
+    a, b = cnn(0, **NETS[net]), cnn(1, **NETS[net])
+    data = images(300, shift=10.0)
+
+    def both(model: nn.Module, batches: list) -> list:
+        found = []
+        for most in (matrices.MOST_ROWS, 0):
+            monkeypatch.setattr(matrices, "MOST_ROWS", most)
+            try:
+                found.append(sk.compare(a, model, batches).values)
+            except (NotFiniteError, StatisticsError) as e:
+                found.append(f"{type(e).__name__}: {e}")
+            monkeypatch.undo()
+        return found
+
+    close(*both(b, [data]), tolerance=1e-8)
+    with torch.no_grad():
+        b[0].weight[0, 0, 0, 0] = torch.nan
+    of_matrices, of_features = both(b, [data])
+    assert of_matrices == of_features and "model_b holds NaN" in of_matrices
+    a, b = a.double(), cnn(1, **NETS[net]).double()
+    with torch.no_grad():
+        b[-1].weight *= 1e180
+    of_matrices, of_features = both(b, [(data[0].double(), data[1])])
+    assert of_matrices == of_features and "overflows" in of_matrices
