@@ -452,5 +452,5 @@ def spconv(
 
 def spconv_weight_grad(x: Tensor, grad: Tensor, row: Tensor, col: Tensor, channel_dim: int) -> Tensor:
     """Σ grad[row[k]] x[col[k]] over the positions, for each entry k."""
-    x, grad = (t.double().movedim(channel_dim, -1).flatten(0, -2) for t in (x, grad))
-    return (grad[:, row.long()] * x[:, col.long()]).sum(0)
+    x, grad = (t.double().movedim(channel_dim, -1)[None] for t in (x, grad))
+    return (grad[..., row.long()] * x[..., col.long()]).sum(list(range(x.ndim - 1)))

@@ -20,6 +20,7 @@ using namespace stitchkern::STITCHKERN_PATH;
 
 constexpr int NV = 128 / VECTOR_BYTES;  // vectors of a tile: two cache lines
 constexpr int CHAINS = 8 / NV;          // sums of an output, so that additions need not wait for each other
+static_assert(8 % NV == 0 && NV >= 2, "eight sums in registers, and half a tile is whole vectors");
 template <class C>
 constexpr int TILE = NV * LANES<C>;
 template <class C>

@@ -245,6 +245,8 @@ class SparseStitch(ChannelMap):
         row, column = members["row"].long(), members["col"].long()
         rows_used, row_compact = row.unique(return_inverse=True)
         columns_used, column_compact = column.unique(return_inverse=True)
+        if not len(row):  # one of each, so that there is a product
+            rows_used, columns_used = (torch.arange(min(n, 1), device=row.device) for n in (self.q, self.p))
         members["rows_used"], members["columns_used"] = rows_used, columns_used
         members["flat"], members["flat_compact"] = (
             row * self.p + column,
