@@ -252,8 +252,9 @@ void weight_grad(const Rows& x, const Rows& grad, const Matrix& m, int64_t posit
           Vector<C> of_row[NV];
 #pragma GCC unroll 8
           for (int n = 0; n < NV; ++n) of_row[n] = load(g + n * L);
-          for (int32_t k = m.crow[row]; k < m.crow[row + 1]; ++k) {
-            const C* of_column = from + int64_t(m.col[k]) * TILE<C>;
+          const int32_t* col = m.col;
+          for (int32_t k = m.crow[row], last = m.crow[row + 1]; k < last; ++k) {
+            const C* of_column = from + int64_t(col[k]) * TILE<C>;
             Vector<C> sum = load(sums + int64_t(k) * L);
 #pragma GCC unroll 8
             for (int n = 0; n < NV; ++n) sum += of_row[n] * load(of_column + n * L);
