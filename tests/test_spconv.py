@@ -259,6 +259,29 @@ def test_ops_are_well_formed(layout, device, generator):
     torch.library.opcheck(torch.ops.stitchkern.spconv_weight_grad, (x, grad, pattern, dim))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graph_capture_streams_and_bits(generator):
+    x, values, bias, pattern, dim = arguments(generator, 130, 70, 0.3, "nchw-large", "cuda")
+    y = ops.spconv(x, values, bias, pattern, dim)
+    found = ops.spconv_weight_grad(x, y, pattern, dim)
+    for _ in range(5):
+        assert torch.equal(ops.spconv(x, values, bias, pattern, dim), y)
+        assert torch.equal(ops.spconv_weight_grad(x, y, pattern, dim), found)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = ops.spconv(x, values, None, pattern, dim)
+    x.mul_(2)
+    graph.replay()
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        other = ops.spconv(x, values, None, pattern, dim)
+    side.synchronize()
+    assert torch.equal(other, captured) and not torch.equal(captured, y)
+
+
 # ------------------------------------------------------------------------------------------------ bad input
 
 
