@@ -20,14 +20,16 @@ step build 240 env STITCHKERN_CUDA=1 "$python" setup.py build_ext --inplace
 step doctor 60 "$python" -m stitchkern doctor
 step tests 180 "$python" -m pytest -q -x tests/test_moments.py tests/test_lsq.py tests/solvers tests/test_similarity.py tests/matching tests/models
 step tests-hsic 180 "$python" -m pytest -q -x tests/test_hsic.py tests/test_hsic_gradients.py -k cuda
+step tests-spconv 180 "$python" -m pytest -q -x tests/test_spconv.py tests/test_nn_sparse.py -k cuda
 for tool in memcheck racecheck synccheck; do
   step "$tool" 140 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -x tests/test_moments.py \
-    tests/test_lsq.py tests/test_hsic.py tests/test_hsic_gradients.py -k "cuda and (((test_layouts or test_dtypes or \
+    tests/test_lsq.py tests/test_hsic.py tests/test_hsic_gradients.py tests/test_spconv.py -k "cuda and (((test_layouts or test_dtypes or \
     test_weights) and not 300) or (test_sizes and (cuda-9- or cuda-33- or 128-33) and not 200) or (test_unsolvable and \
     20-8) or cuda-64-200-97 or cuda-7-1-193 or cuda-5-97 or test_sides_repeatably)"
 done
 step moments 120 "$python" -m benchmarks.gpu_moments "$out/moments.json"
 step lsq 60 "$python" -m benchmarks.gpu_lsq "$out/lsq.json"
 step hsic 120 "$python" -m benchmarks.gpu_hsic "$out/hsic.json"
-tail -n 40 "$out/moments.log" "$out/lsq.log" "$out/hsic.log"
+step spconv 120 "$python" -m benchmarks.gpu_spconv "$out/spconv.json"
+tail -n 40 "$out/moments.log" "$out/lsq.log" "$out/hsic.log" "$out/spconv.log"
 exit "$failed"

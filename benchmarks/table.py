@@ -17,6 +17,8 @@ from benchmarks.measure import OURS
 ERRORS = {
     "moments": "error: largest of the covariance against float64, relative to the largest variance",
     "lsq": "error: against float64 from the data, relative",
+    "spconv": "GFLOP/s: of the non-zeros alone; error: largest of the result (with gradients: of those of the weights) "
+    "against float64, relative to the largest value",
     "similarity": "error: largest difference to float64; MiB: most memory at once beyond what was there before",
     "hsic": "error: of CKA against float64 distances from differences, over the first 2,048 samples",
 }

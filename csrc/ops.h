@@ -11,6 +11,8 @@ inline constexpr const char* SCHEMAS[] = {
     "hsic_sums(Tensor[] x, int[] kernels, Tensor bandwidth, Tensor shift) -> (Tensor, Tensor, Tensor)",
     "hsic_backward(Tensor[] x, int[] kernels, Tensor bandwidth, Tensor shift, Tensor grad_rows, Tensor grad_diagonal, "
     "Tensor grad_sums) -> Tensor[]",
+    "spconv(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, int channel_dim) -> Tensor",
+    "spconv_weight_grad(Tensor x, Tensor grad, Tensor[] pattern, int channel_dim) -> Tensor",
 };
 
 }  // namespace stitchkern

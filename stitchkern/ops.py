@@ -109,7 +109,7 @@ def _(x, kernels, bandwidth, shift, grad_rows, grad_diagonal, grad_sums) -> list
     return [bandwidth.new_empty(t.shape) for t in x]
 
 
-def _keep(ctx, inputs, output) -> None:
+def _keep_hsic(ctx, inputs, output) -> None:
     x, ctx.kernels, bandwidth, shift = inputs
     ctx.save_for_backward(bandwidth, shift, *x)
 
@@ -120,7 +120,7 @@ def _hsic_gradient(ctx, *grads):
     return [g.to(t.dtype) for g, t in zip(found, x, strict=True)], None, None, None
 
 
-torch.library.register_autograd("stitchkern::hsic_sums", _hsic_gradient, setup_context=_keep)
+torch.library.register_autograd("stitchkern::hsic_sums", _hsic_gradient, setup_context=_keep_hsic)
 
 
 def _keep_nothing(ctx, inputs, output) -> None:
@@ -133,3 +133,79 @@ def _no_second_gradient(ctx, *grads):
 
 # or else torch would take the gradient for a constant, and warn at most
 torch.library.register_autograd("stitchkern::hsic_backward", _no_second_gradient, setup_context=_keep_nothing)
+
+
+def spconv(x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], channel_dim: int) -> Tensor:
+    """M x + b over dimension ``channel_dim`` of x (1 … 4 dimensions, p channels there), M sparse: `reference.spconv`.
+
+    x is float64, float32 or bfloat16, with any strides; ``values`` (nonzeros,) and ``bias`` (q,) any floating-point
+    type. ``pattern`` is made by :func:`stitchkern.nn.pattern.pack`. The result is dense and in x's type; its channels
+    are innermost in memory where those of x are.
+    """
+    return _library.spconv(x, values, bias, pattern, channel_dim)
+
+
+@torch.library.register_fake("stitchkern::spconv")
+def _(x, values, bias, pattern, channel_dim) -> Tensor:
+    dim, q = channel_dim % x.ndim, pattern[0].shape[0] - 1
+    around = [*x.shape[:dim], *x.shape[dim + 1 :]]
+    if x.stride(dim) == 1 and x.shape[dim] > 1:
+        return x.new_empty([*around, q]).movedim(-1, dim)
+    return x.new_empty([*around[:dim], q, *around[dim:]])
+
+
+def spconv_weight_grad(x: Tensor, grad: Tensor, pattern: list[Tensor], channel_dim: int) -> Tensor:
+    """Σ grad[row] x[col] over all positions for each non-zero of M, (nonzeros,): `reference.spconv_weight_grad`.
+
+    ``grad`` is like the result of :func:`spconv`, in x's type; float64 comes out for float64, otherwise float32.
+    """
+    return _library.spconv_weight_grad(x, grad, pattern, channel_dim)
+
+
+@torch.library.register_fake("stitchkern::spconv_weight_grad")
+def _(x, grad, pattern, channel_dim) -> Tensor:
+    return x.new_empty(pattern[1].shape[0], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _transposed(values: Tensor, pattern: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    return values.index_select(0, pattern[3]), [*pattern[4:], *pattern[:4]]
+
+
+def _keep_spconv(ctx, inputs, output) -> None:
+    x, values, bias, pattern, ctx.channel_dim = inputs
+    ctx.save_for_backward(x, values, *pattern)
+    ctx.bias_type = None if bias is None else bias.dtype
+
+
+def _spconv_gradient(ctx, grad):
+    x, values, *pattern = ctx.saved_tensors
+    of_x = of_values = of_bias = None
+    if ctx.needs_input_grad[0]:
+        values_t, pattern_t = _transposed(values, pattern)
+        of_x = spconv(grad, values_t, None, pattern_t, ctx.channel_dim)
+    if ctx.needs_input_grad[1]:
+        of_values = spconv_weight_grad(x, grad, pattern, ctx.channel_dim).to(values.dtype)
+    if ctx.needs_input_grad[2]:
+        others = [d for d in range(grad.ndim) if d != ctx.channel_dim % grad.ndim]
+        of_bias = grad.sum(others, dtype=ctx.bias_type) if others else grad.to(ctx.bias_type)
+    return of_x, of_values, of_bias, [None] * len(pattern), None
+
+
+torch.library.register_autograd("stitchkern::spconv", _spconv_gradient, setup_context=_keep_spconv)
+
+
+def _keep_spconv_weight_grad(ctx, inputs, output) -> None:
+    x, grad, pattern, ctx.channel_dim = inputs
+    ctx.save_for_backward(x, grad, *pattern)
+
+
+def _spconv_weight_grad_gradient(ctx, grad_values):
+    x, grad, *pattern = ctx.saved_tensors
+    values_t, pattern_t = _transposed(grad_values, pattern)
+    of_x = spconv(grad, values_t, None, pattern_t, ctx.channel_dim)
+    return of_x, spconv(x, grad_values, None, pattern, ctx.channel_dim), [None] * len(pattern), None
+
+
+torch.library.register_autograd(
+    "stitchkern::spconv_weight_grad", _spconv_weight_grad_gradient, setup_context=_keep_spconv_weight_grad
+)

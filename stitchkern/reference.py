@@ -434,3 +434,23 @@ def hsic_of_kernels(k: Tensor, l: Tensor, *, unbiased: bool) -> Tensor:
     return ((k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ l.sum(1)) / (n - 2)) / (
         n * (n - 3)
     )
+
+
+def spconv(
+    x: Tensor, values: Tensor, bias: Tensor | None, row: Tensor, col: Tensor, q: int, channel_dim: int
+) -> Tensor:
+    """y[o] = b[o] + Σ values[k] x[col[k]] over the entries k with row[k] = o, at each position; channels of x and y are
+    dimension ``channel_dim``. What M has no entry for is not multiplied: 0 · NaN is 0 there."""
+    rows = x.double().movedim(channel_dim, -1)
+    y = rows.new_zeros(*rows.shape[:-1], q)
+    if bias is not None:
+        y += bias.double()
+    for k in range(len(values)):
+        y[..., row[k]] += values[k].double() * rows[..., col[k]]
+    return y.movedim(-1, channel_dim)
+
+
+def spconv_weight_grad(x: Tensor, grad: Tensor, row: Tensor, col: Tensor, channel_dim: int) -> Tensor:
+    """Σ grad[row[k]] x[col[k]] over the positions, for each entry k."""
+    x, grad = (t.double().movedim(channel_dim, -1)[None] for t in (x, grad))
+    return (grad[..., row.long()] * x[..., col.long()]).sum(list(range(x.ndim - 1)))

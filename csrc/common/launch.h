@@ -34,6 +34,13 @@ struct DeviceInfo {
   int multiprocessors;
 };
 
+// Shared memory that one block may have (CUDA programming guide, technical specifications by compute capability).
+inline int most_shared_bytes(int capability) {
+  if (capability == 80 || capability == 87) return 163 << 10;
+  if (capability >= 90 && capability < 120) return 227 << 10;
+  return 99 << 10;
+}
+
 #if defined(STITCHKERN_EXECUTOR)
 
 using Stream = void*;

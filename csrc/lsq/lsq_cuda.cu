@@ -12,13 +12,6 @@
 namespace stitchkern::lsq {
 namespace {
 
-// Shared memory that one block may have (CUDA programming guide, technical specifications by compute capability).
-int most_shared_bytes(int capability) {
-  if (capability == 80 || capability == 87) return 163 << 10;
-  if (capability >= 90 && capability < 120) return 227 << 10;
-  return 99 << 10;
-}
-
 // A strip for each warp that finds columns, as far as they fit.
 Task plan(const Batch& batch, int capability) {
   const int64_t groups = (batch.q + batch.k + GROUP - 1) / GROUP;

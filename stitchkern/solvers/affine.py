@@ -96,6 +96,7 @@ class AffineMap:
         *,
         spatial: bool | None = None,
         low_rank: bool = False,
+        sparse: float | None = None,
         dtype: torch.dtype = torch.float32,
         **options: Any,
     ) -> Any:
@@ -106,15 +107,21 @@ class AffineMap:
                 and takes the ``options``; True a plain ``torch.nn.Conv2d(p, q, 1)``; False a ``torch.nn.Linear(p, q)``.
             low_rank: a bottleneck of ``rank`` channels instead (two layers): a :class:`stitchkern.nn.LowRankStitch`, or
                 a ``torch.nn.Sequential`` of two plain layers.
+            sparse: a :class:`stitchkern.nn.SparseStitch` of the entries whose magnitude is above this number instead; 0
+                keeps every non-zero.
             dtype: of the parameters.
 
         Raises:
-            ValueError: this is a batch of maps.
+            ValueError: this is a batch of maps, or ``sparse`` beside ``low_rank`` or ``spatial``.
         """
-        from stitchkern.nn import LowRankStitch, Stitch
+        from stitchkern.nn import LowRankStitch, SparseStitch, Stitch
 
         if self.batch:
             raise ValueError("a batch of maps has no one layer; take one of them, maps[i]")
+        if sparse is not None:
+            if low_rank or spatial is not None:
+                raise ValueError("sparse goes with neither low_rank nor spatial: a sparse stitch takes all layouts")
+            return SparseStitch.from_dense(self, threshold=sparse, dtype=dtype, **options)
         bias = self.bias.to(dtype)
         if not low_rank:
             if spatial is None:
