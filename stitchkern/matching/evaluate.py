@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -37,6 +38,17 @@ class Evaluation(Generic[Key]):
     accuracy: dict[Key, float]
     relative: dict[Key, float]
     relative_se: dict[Key, float]
+
+    def interval(self, key: Key, confidence: float = 0.95) -> tuple[float, float]:
+        """The confidence interval of ``relative[key]``, by the normal approximation about it; never below 0.
+
+        Raises:
+            ValueError: confidence outside of (0, 1).
+        """
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must be in (0, 1); got {confidence}")
+        reach = NormalDist().inv_cdf((1 + confidence) / 2) * self.relative_se[key]
+        return max(self.relative[key] - reach, 0.0) if not math.isnan(reach) else math.nan, self.relative[key] + reach
 
 
 def evaluate(

@@ -87,7 +87,8 @@ class TaskConfig:
                 raise ValueError(f"loss={self.loss!r} is for soft targets; got target={self.target!r}")
         if self.loss == "binary" and self.target == "soft_mean_logits" and self.temperature != 1:
             raise ValueError("temperature with loss='binary' is for target='soft', 'soft_front' and 'soft_mean'")
-        shapes = [name for name in ("rank", "orthogonal", "mask") if getattr(self, name) not in (None, False)]
+        asked = {"rank": self.rank is not None, "orthogonal": self.orthogonal, "mask": self.mask is not None}
+        shapes = [name for name, there in asked.items() if there]
         if len(shapes) > 1:
             raise ValueError(f"a stitch has one structure; got {' and '.join(shapes)}")
         if shapes and shapes[0] != "mask" and (self.l1 or self.group_l1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -95,9 +95,9 @@ def match_task(
         compile: True, or options of torch.compile, for stitch and end.
         callback: called as ``callback(step, steps, losses)`` after every step; see `Callback`.
         progress: of computing the cache, as for :func:`stitchkern.match_direct`.
-        checkpoint, save_every: a file that the state is written to after each epoch, and within one every so many
-            seconds. Where it is there, the run goes on from it, to the same bits as without the interruption (on one
-            machine, with as many threads).
+        checkpoint, save_every: a file that the state is written to after each epoch, and (of one process) within one
+            every so many seconds. Where it is there, the run goes on from it, to the same bits as without the
+            interruption (on one machine, with as many threads).
         precision: of `Moments`.
         options: attributes of :class:`stitchkern.TaskConfig` (``loss``, ``temperature``, ``l1``, ``cka``, ``rank``,
             ``mask``, ``orthogonal``, …) and of :class:`stitchkern.Schedule` (``epochs``, ``batch_size``, ``optimizer``,
@@ -181,7 +181,7 @@ def match_tasks(
     if compile is not False and any(config.target == "latent" for config in wanted):
         raise ValueError("target='latent' looks into the end while it runs, which compile does not allow")
     plan = Schedule(**schedule)
-    if not cache and iter(batches) is batches:
+    if not cache and isinstance(batches, Iterator):
         raise ValueError("cache=False reads the batches more than once: pass a list or a DataLoader, not an iterator")
     pair = (layer, layer) if isinstance(layer, str) else (layer[0], layer[1])
     source = Source(front, end, pair, wanted, resize, precision)
@@ -233,7 +233,7 @@ def _identity(pair: Pair, configs: list[TaskConfig], plan: Schedule, train: Samp
             return value
         return str(value) if isinstance(value, (tuple, torch.dtype)) else type(value).__name__
 
-    found = {"layers": str(pair), "samples": train.fingerprint if isinstance(train, Samples) else ""}
+    found = {"layers": str(pair), "samples": processes.joined(train.fingerprint) if isinstance(train, Samples) else ""}
     found |= {f.name: told(getattr(plan, f.name)) for f in fields(plan)}
     for i, config in enumerate(configs):
         found |= {f"configs[{i}].{f.name}": told(getattr(config, f.name)) for f in fields(config)}

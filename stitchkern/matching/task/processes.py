@@ -37,6 +37,15 @@ def total_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def joined(text: str) -> str:
+    """The texts of all processes, in their order."""
+    if not active():
+        return text
+    found: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(found, text)
+    return " ".join(found)
+
+
 def least(value: int, device: torch.device) -> int:
     """The smallest of all processes' values."""
     if not active():

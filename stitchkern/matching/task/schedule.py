@@ -20,7 +20,7 @@ class Schedule:
     Attributes:
         epochs, batch_size: passes over the data, and samples per step.
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (with ``momentum``).
-        learning_rate: at the start; times ``decay`` from each of ``milestones``, shares of the epochs, on.
+        learning_rate: of the first epoch; times ``decay`` from each of ``milestones``, shares of the epochs, on.
         patience: stop a stitch after so many epochs without a lower loss (on the validation data where there are any);
             None: never.
         shuffle, seed: a new order for every epoch, drawn from the seed and the epoch.
@@ -64,7 +64,7 @@ class Schedule:
 
     def rate_at(self, epoch: int) -> float:
         """The factor of the learning rate in this epoch, counted from 0."""
-        return float(self.decay ** sum(epoch >= round(m * self.epochs) for m in self.milestones))
+        return float(self.decay ** sum(epoch >= max(round(m * self.epochs), 1) for m in self.milestones))
 
     def order(self, count: int, epoch: int, rank: int = 0) -> Iterator[Tensor]:
         """Which samples each step of this epoch takes."""

@@ -43,7 +43,8 @@ class Trainee:
     def plain(self) -> ChannelMap:
         """The stitch without what only training needs."""
         if isinstance(self.module, Stitch) and parametrize.is_parametrized(self.module):
-            parametrize.remove_parametrizations(self.module, "weight", leave_parametrized=True)
+            bias, size, resize = self.module.bias, self.module.size, self.module.resize
+            return Stitch.from_affine(self.module.weight.detach(), bias, size=size, resize=resize)
         return self.module
 
 
@@ -102,8 +103,9 @@ def _low_rank(config: TaskConfig, stats: Statistics, rank: int) -> tuple[Tensor,
         return up, down, _uniform((stats.q,), rank, generator)
     weight, bias = _start(config, stats, None)
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
-    root = s[:rank].sqrt()
-    return _padded(u[:, :rank] * root, root[:, None] * v[:rank], rank, bias)
+    there = min(rank, int((s > 1e-12 * s[0]).sum()))
+    root = s[:there].sqrt()
+    return _padded(u[:, :there] * root, root[:, None] * v[:there], rank, bias)
 
 
 def _padded(up: Tensor, down: Tensor, rank: int, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,7 +113,7 @@ def _padded(up: Tensor, down: Tensor, rank: int, bias: Tensor) -> tuple[Tensor, 
     if (missing := rank - up.shape[1]) > 0:
         up = torch.cat([up, up.new_zeros(len(up), missing)], 1)
         extra = torch.eye(down.shape[1], dtype=down.dtype, device=down.device)[:missing]
-        down = torch.cat([down, extra * down.abs().max().clamp(min=1e-3)])
+        down = torch.cat([down, extra * (down.abs().max() if len(down) else 1.0)])
     return up, down, bias
 
 

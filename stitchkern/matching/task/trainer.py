@@ -93,6 +93,7 @@ class Trainer:
         self.best_loss = [math.inf] * count
         self.waited = [0] * count
         self.first_loss = [math.nan] * count
+        self.start_validation: dict[int, tuple[float, float]] = {}
         self.epoch = self.step_in_epoch = self.step = 0
         self.sums = torch.zeros(3, count, dtype=torch.float64, device=self.device)  # loss, hits, samples
         self.epoch_sums = self.sums.clone()
@@ -115,7 +116,8 @@ class Trainer:
 
     def _epochs(self) -> None:
         if self.step == 0 and self.validation is not None:
-            for i, (loss, _) in self._validate().items():
+            self.start_validation = self._validate()
+            for i, (loss, _) in self.start_validation.items():
                 self.best_loss[i] = loss if math.isfinite(loss) else math.inf
         saved = time.monotonic()
         while self.epoch < self.schedule.epochs and self.running:
@@ -126,7 +128,9 @@ class Trainer:
                 self._step(part)
                 if not self.running:
                     break
-                if self.path is not None and time.monotonic() - saved >= self.save_every:
+                # several processes are at one step together only when an epoch ends
+                due = self.path is not None and not processes.active() and time.monotonic() - saved >= self.save_every
+                if due:
                     self._save()
                     saved = time.monotonic()
             self._close_epoch()
@@ -305,7 +309,7 @@ class Trainer:
         )
         for at, i in enumerate(running):
             self.first_loss[i] = found[at][0]
-            self._entry(i, found[at], (self.best_loss[i] if self.validation is not None else math.nan, math.nan))
+            self._entry(i, found[at], self.start_validation.get(i, (math.nan, math.nan)))
 
     def _record(self, which: list[int], validated: dict[int, tuple[float, float]] | None = None) -> None:
         means = self._means(self.sums)
@@ -369,8 +373,11 @@ class Trainer:
 
     def _save(self) -> None:
         assert self.path is not None
+        processes.total_(self.sums)
         if processes.rank() == 0:
             checkpoint.save(self.path, self._state(), self.identity)
+        else:
+            self.sums.zero_()  # which the first process has now
 
     _PLAIN = ("running", "best", "best_loss", "waited", "first_loss", "epoch", "step_in_epoch", "step")
 
@@ -391,6 +398,8 @@ class Trainer:
         self.starts = state["starts"]
         self.histories = [History.of(one) for one in state["histories"]]
         self.sums, self.epoch_sums = state["sums"], state["epoch_sums"]
+        if processes.rank():
+            self.sums.zero_()
         for name in self._PLAIN:
             setattr(self, name, state[name])
 
