@@ -25,8 +25,8 @@ def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def load(path: Path, identity: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
-    """The state, or None where there is no file.
+def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state, on the CPU, or None where there is no file.
 
     Raises:
         SampleMismatchError: it was written over other samples, or the same ones in another order.
@@ -36,7 +36,7 @@ def load(path: Path, identity: dict[str, Any], device: torch.device) -> dict[str
     if not path.exists():
         return None
     try:
-        found = torch.load(path, map_location=device, weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
         theirs, state = found["identity"], found["state"]
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']}")

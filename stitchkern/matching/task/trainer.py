@@ -103,7 +103,7 @@ class Trainer:
     def run(self) -> None:
         """From where the checkpoint left off, or from the start, to the end."""
         if self.path is not None:
-            state = checkpoint.load(self.path, self.identity, self.device)
+            state = checkpoint.load(self.path, self.identity)
             if state is not None:
                 self._restore(state)
         with ExitStack() as stack:
@@ -395,9 +395,9 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         self.modules.load_state_dict(state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.starts = state["starts"]
+        self.starts = [(w.to(self.device), b.to(self.device)) for w, b in state["starts"]]
         self.histories = [History.of(one) for one in state["histories"]]
-        self.sums, self.epoch_sums = state["sums"], state["epoch_sums"]
+        self.sums, self.epoch_sums = (state[name].to(self.device) for name in ("sums", "epoch_sums"))
         if processes.rank():
             self.sums.zero_()
         for name in self._PLAIN:
