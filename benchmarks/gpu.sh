@@ -29,5 +29,6 @@ done
 step moments 120 "$python" -m benchmarks.gpu_moments "$out/moments.json"
 step lsq 60 "$python" -m benchmarks.gpu_lsq "$out/lsq.json"
 step hsic 120 "$python" -m benchmarks.gpu_hsic "$out/hsic.json"
-tail -n 40 "$out/moments.log" "$out/lsq.log" "$out/hsic.log"
+step task 120 "$python" -m benchmarks.test_task
+tail -n 40 "$out/moments.log" "$out/lsq.log" "$out/hsic.log" "$out/task.log"
 exit "$failed"

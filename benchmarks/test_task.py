@@ -124,3 +124,9 @@ def test_step(count: int, contender: str, benchmark) -> None:
         seconds=taken,
         threads=torch.get_num_threads(),
     )
+
+
+if __name__ == "__main__":  # the GPU lane: both ways, one stitch and eight
+    for count in (1, 8):
+        found = {name: run(resnet(0), resnet(1), images(), count)[1] for name, run in WAYS.items()}
+        print(f"{DEVICE}, {count} stitches: " + ", ".join(f"{name} {s * 1e3:.1f} ms" for name, s in found.items()))

@@ -27,6 +27,7 @@ def test_task_loss_beats_least_squares_and_keeps_most_of_the_accuracy(layer: str
         found = evaluate(front, end, {(layer, layer, "direct"): start, (layer, layer, "task"): trained}, test)
         relative.append(list(found.relative.values()))
     direct, task = np.mean(relative, axis=0)
+    print(f"{layer}: direct {direct:.3f}, task loss {task:.3f}, pairs {relative}")
     assert task > direct and task >= 0.9, f"relative accuracy {relative}: direct {direct:.3f}, task loss {task:.3f}"
 
 

@@ -70,7 +70,7 @@ class Schedule:
         """Which samples each step of this epoch takes."""
         if not self.shuffle:
             return iter(torch.arange(count).split(self.batch_size))
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) * 4099 + rank)
+        generator = torch.Generator().manual_seed(((self.seed * 1_000_003 + epoch) * 4099 + rank) % 2**63)
         return iter(torch.randperm(count, generator=generator).split(self.batch_size))
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ from stitchkern.matching.task import checkpoint, processes
 from stitchkern.matching.task.closeness import Closeness
 from stitchkern.matching.task.config import TaskConfig
 from stitchkern.matching.task.history import History
-from stitchkern.matching.task.losses import chance, hint_losses, hits, latent_losses, output_losses, wanted_outputs
+from stitchkern.matching.task.losses import chance
+from stitchkern.matching.task.norms import BatchStatistics
+from stitchkern.matching.task.objective import Objective
 from stitchkern.matching.task.penalties import decay_to_zero
 from stitchkern.matching.task.samples import Samples
 from stitchkern.matching.task.schedule import Schedule
-from stitchkern.matching.task.source import Part, Source, repeated, stand_in
-from stitchkern.matching.task.stack import Forward, listening, side_by_side, stitched
+from stitchkern.matching.task.source import Part, Source
+from stitchkern.matching.task.stack import Forward
 from stitchkern.matching.task.structure import Trainee
 from stitchkern.statistics import Statistics
 
@@ -70,7 +71,14 @@ class Trainer:
     ) -> None:
         self.source, self.trainees, self.configs, self.schedule = source, list(trainees), list(configs), schedule
         self.train, self.validation, self.callback = train, validation, callback
-        self.forward = Forward(source.tail, compile)
+        self.objective = Objective(
+            source,
+            self.trainees,
+            self.configs,
+            Forward(source.tail, compile),
+            schedule.amp,
+            schedule.batch_norm == "train",
+        )
         self.closeness = Closeness(stats)
         self.device = source.device
         self.path, self.save_every, self.identity = path, save_every, identity or {}
@@ -108,7 +116,7 @@ class Trainer:
                 self._restore(state)
         with ExitStack() as stack:
             if self.schedule.batch_norm == "train":
-                stack.enter_context(_BatchStatistics(self.source.end))
+                stack.enter_context(BatchStatistics(self.source.end))
             self._epochs()
         for i in range(len(self.trainees)):
             if self.histories[i].stopped or self.validation is not None:
@@ -161,7 +169,7 @@ class Trainer:
 
     def _step(self, part: Part) -> None:
         running = list(self.running)
-        losses, right = self._losses(part, running)
+        losses, right = self.objective(part, running)
         objective = losses.sum()
         for i in running:
             if self.configs[i].cka:
@@ -227,71 +235,13 @@ class Trainer:
         self.epoch_sums.zero_()
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
-    # ------------------------------------------------------------------------------------------ losses
-
-    def _losses(self, part: Part, which: list[int]) -> tuple[Tensor, Tensor]:
-        """(k,) losses without penalties and (k,) shares of hits (NaN where unknown), of the stitches ``which``."""
-        if self.schedule.batch_norm == "train" and len(which) > 1:
-            # every stitched network has the statistics of its own batch
-            pairs = [self._losses(part, [i]) for i in which]
-            return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
-        amp = self.schedule.amp
-        with torch.autocast(self.device.type, amp) if amp is not None else nullcontext():
-            return self._losses_together(part, which)
-
-    def _losses_together(self, part: Part, which: list[int]) -> tuple[Tensor, Tensor]:
-        fields, count, n = part.fields, len(which), len(part)
-        configs = [self.configs[i] for i in which]
-        weight, bias = side_by_side([self.trainees[i] for i in which])
-        loss: list[Tensor | None] = [None] * count
-        right = torch.full((count,), math.nan, device=self.device)
-        hints = [at for at, config in enumerate(configs) if config.target == "hint"]
-        latents = [at for at, config in enumerate(configs) if config.target == "latent"]
-        if hints or latents:
-            z = stitched(fields["x"], weight, bias, count)
-            by_stitch = z.unflatten(0, (n, count))
-            for at, value in zip(hints, hint_losses(by_stitch[:, hints], fields["y"]), strict=True) if hints else ():
-                loss[at] = value
-            if len(hints) == count:  # nothing that follows the layer need run
-                return torch.stack([value for value in loss if value is not None]), right
-            with listening(self.source.end, self.source.later or ()) as heard:
-                logits = self.forward.end(z, self._inputs(part, count))
-            for at in latents:
-                config = configs[at]
-                names = self.source.later if config.target_layers is None else config.target_layers
-                stitched_there = [by_stitch[:, at : at + 1]]
-                stitched_there += [heard[name].unflatten(0, (n, count))[:, at : at + 1] for name in names or ()]
-                own = [fields["y"], *(fields[f"later.{name}"] for name in names or ())]
-                loss[at] = latent_losses(stitched_there, own)[0]
-        else:
-            logits = self.forward(fields["x"], weight, bias, count, self._inputs(part, count))
-        logits = logits.unflatten(0, (n, count))
-        alike: dict[Any, list[int]] = defaultdict(list)
-        for at, config in enumerate(configs):
-            if config.of_classes:
-                alike[config.target, config.loss, config.temperature].append(at)
-        for group in alike.values():
-            some = logits if len(group) == count else logits[:, group]
-            config = configs[group[0]]
-            for at, value in zip(group, output_losses(config, some, wanted_outputs(config, fields)), strict=True):
-                loss[at] = value
-        if "labels" in fields:
-            right = hits(configs[0], logits.detach(), fields["labels"])
-        return torch.stack([value for value in loss if value is not None]), right
-
-    def _inputs(self, part: Part, count: int) -> Any:
-        """What the tail is called with: only shapes matter where it is cut."""
-        if self.source.tail.is_cut:
-            return stand_in(part.inputs, len(part) * count)
-        return repeated(part.inputs, count)
-
     @torch.no_grad()
     def _validate(self) -> dict[int, tuple[float, float]]:
         """(loss, accuracy) of every running stitch on the validation data."""
         assert self.validation is not None
         sums = torch.zeros(3, len(self.trainees), dtype=torch.float64, device=self.device)
         for part in self.validation.in_order(self.schedule.batch_size):
-            losses, right = self._losses(part, self.running)
+            losses, right = self.objective(part, self.running)
             sums[:, self.running] += torch.stack([losses.double(), right.double(), torch.ones_like(right)]) * len(part)
         means = self._means(sums)
         return {i: means[i] for i in self.running}
@@ -402,21 +352,3 @@ class Trainer:
             self.sums.zero_()
         for name in self._PLAIN:
             setattr(self, name, state[name])
-
-
-class _BatchStatistics:
-    """Inside, BatchNorm takes the statistics of each batch; running ones come back afterwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-    def __enter__(self) -> None:
-        self._kept = [{k: v.clone() for k, v in m.named_buffers(recurse=False)} for m in self._norms]
-        for m in self._norms:
-            m.training = True
-
-    def __exit__(self, *_: object) -> None:
-        for m, kept in zip(self._norms, self._kept, strict=True):
-            m.training = False
-            for name, value in kept.items():
-                getattr(m, name).copy_(value)

@@ -143,3 +143,17 @@ def test_many_kinds_of_targets_train_together_as_they_do_alone() -> None:
         (alone,) = sk.match_tasks(conv(0), conv(1), "bn1", batches(), [config], **PLAIN)
         assert_close(match.stitch.weight, alone.stitch.weight)
         assert match.history.loss == pytest.approx(alone.history.loss, rel=1e-6)
+
+
+def test_several_labels_beside_a_target_that_is_no_output() -> None:
+    data = [(x, F.one_hot(y, 3)) for x, y in batches()]
+    configs = [{"target": "latent"}, {"target": "hard", "loss": "binary"}, {"loss": "binary"}]
+    latent, hard, soft = sk.match_tasks(conv(0), conv(1), "bn1", data, configs, epochs=3, learning_rate=0.05)
+    assert hard.history.loss[-1] < hard.history.loss[1]
+    for match in (latent, hard, soft):
+        with torch.no_grad():
+            z = torch.cat([match.model(x) for x, _ in data])
+        again = sk.match_tasks(conv(0), conv(1), "bn1", data, [{"loss": "binary", "init": match.stitch}], epochs=1,
+                               batch_size=100, learning_rate=0.0)[0]  # fmt: skip
+        expected = ((z > 0) == torch.cat([y for _, y in data]).bool()).double().mean()
+        assert again.history.accuracy[0] == pytest.approx(expected.item())
