@@ -31,5 +31,6 @@ step moments 120 "$python" -m benchmarks.gpu_moments "$out/moments.json"
 step lsq 60 "$python" -m benchmarks.gpu_lsq "$out/lsq.json"
 step hsic 120 "$python" -m benchmarks.gpu_hsic "$out/hsic.json"
 step spconv 120 "$python" -m benchmarks.gpu_spconv "$out/spconv.json"
-tail -n 40 "$out/moments.log" "$out/lsq.log" "$out/hsic.log" "$out/spconv.log"
+step task 120 "$python" -m benchmarks.test_task
+tail -n 40 "$out/moments.log" "$out/lsq.log" "$out/hsic.log" "$out/spconv.log" "$out/task.log"
 exit "$failed"

@@ -21,6 +21,7 @@ ERRORS = {
     "against float64, relative to the largest value",
     "similarity": "error: largest difference to float64; MiB: most memory at once beyond what was there before",
     "hsic": "error: of CKA against float64 distances from differences, over the first 2,048 samples",
+    "task": "time of one step; error: of the weights to those of the plain way, relative to how far they moved",
 }
 Groups = dict[str, list[dict[str, Any]]]
 

@@ -2,7 +2,7 @@
 
 from stitchkern import errors, nn, weighting
 from stitchkern.comparison import SimilarityMatrix, compare
-from stitchkern.matching import match_direct
+from stitchkern.matching import Schedule, TaskConfig, TaskMatch, match_direct, match_task, match_tasks
 from stitchkern.models import StitchedModel
 from stitchkern.moments import Moments
 from stitchkern.qr import StreamingQR
@@ -74,10 +74,13 @@ __all__ = [
     "ProcrustesMap",
     "ReducedRankPath",
     "RidgePath",
+    "Schedule",
     "SimilarityMatrix",
     "Statistics",
     "StitchedModel",
     "StreamingQR",
+    "TaskConfig",
+    "TaskMatch",
     "bootstrap",
     "bures",
     "bures_distance",
@@ -103,6 +106,8 @@ __all__ = [
     "lstsq",
     "magnitude",
     "match_direct",
+    "match_task",
+    "match_tasks",
     "mutual_knn",
     "nn",
     "permutation",

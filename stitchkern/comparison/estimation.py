@@ -15,9 +15,9 @@ from stitchkern.comparison.joint import JointMoments
 from stitchkern.comparison.measures import Measure
 from stitchkern.comparison.pairwise import from_features, from_statistics
 from stitchkern.comparison.processes import gathered
-from stitchkern.comparison.store import FeatureStore
 from stitchkern.errors import NotFiniteError, StatisticsError
 from stitchkern.similarity.pairs import HsicMatrix
+from stitchkern.store import FeatureStore
 
 #: Features of all layers together up to which moments of all are kept (128 MiB for each block), and no samples.
 MOST_FEATURES = 4096

@@ -209,7 +209,7 @@ def _accumulate(
     takers: dict[Pair, Any] = {}
 
     def add(pair: Pair, x: Tensor, y: Tensor) -> None:
-        x = _side_by_side(pair, x, y, resize)
+        x = side_by_side(pair, x, y, resize)
         if pair not in takers:
             takers[pair] = make(pair, _channels(x), _channels(y))
         if takers[pair] is None:
@@ -281,7 +281,7 @@ def _channels(x: Tensor) -> int:
     return x.shape[1 if x.ndim == 4 else -1]
 
 
-def _side_by_side(pair: Pair, x: Tensor, y: Tensor, resize: str | None) -> Tensor:
+def side_by_side(pair: Pair, x: Tensor, y: Tensor, resize: str | None) -> Tensor:
     """``x`` with the positions of ``y``; `ShapeError` naming the layers when they do not fit."""
     what = f"front layer {pair[0]!r} {tuple(x.shape)} and end layer {pair[1]!r} {tuple(y.shape)}"
     if x.ndim != y.ndim or x.ndim not in (2, 3, 4):

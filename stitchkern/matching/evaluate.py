@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -37,6 +38,17 @@ class Evaluation(Generic[Key]):
     accuracy: dict[Key, float]
     relative: dict[Key, float]
     relative_se: dict[Key, float]
+
+    def interval(self, key: Key, confidence: float = 0.95) -> tuple[float, float]:
+        """The confidence interval of ``relative[key]``, by the normal approximation about it; never below 0.
+
+        Raises:
+            ValueError: confidence outside of (0, 1).
+        """
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must be in (0, 1); got {confidence}")
+        reach = NormalDist().inv_cdf((1 + confidence) / 2) * self.relative_se[key]
+        return max(self.relative[key] - reach, 0.0) if not math.isnan(reach) else math.nan, self.relative[key] + reach
 
 
 def evaluate(
@@ -76,10 +88,10 @@ def evaluate(
     with frozen(front, end, *stitches.values()), torch.no_grad():
         for inputs, labels in stream(batches, device_of(front), progress):
             held, outputs = taps.run(inputs)
-            front_hits = _hits(outputs, labels)
+            front_hits = hits_of(outputs, labels)
             end_outputs = outputs if front is end else call(end, inputs)
-            end_hits = _hits(end_outputs, labels)
-            _check_labels(labels, _logits(end_outputs).shape[1])
+            end_hits = hits_of(end_outputs, labels)
+            check_labels(labels, logits_of(end_outputs).shape[1])
             count += len(end_hits)
             front_right += int(front_hits.sum())
             end_right += int(end_hits.sum())
@@ -87,7 +99,7 @@ def evaluate(
                 x = held[key[0]]
                 if not isinstance(stitch, ChannelMap):
                     x = x.clone()  # another module than a stitch may write into what the next one reads
-                hits = _hits(tails[key[1]](stitch(x), inputs), labels)
+                hits = hits_of(tails[key[1]](stitch(x), inputs), labels)
                 right[key] += int(hits.sum())
                 both_right[key] += int((hits & end_hits).sum())
     if not count:
@@ -124,22 +136,22 @@ def relative_standard_error(right: int, end_right: int, both_right: int, count: 
     return math.sqrt(max(squares, 0.0) / (count * (count - 1))) / (end_right / count)
 
 
-def _hits(outputs: Any, labels: Tensor | None) -> Tensor:
+def hits_of(outputs: Any, labels: Tensor | None) -> Tensor:
     """Which samples are classified correctly, (n,) bool; never one whose logits are not all finite."""
     if labels is None:
         raise ValueError("batches must yield (inputs, labels): accuracy needs labels")
-    logits = _logits(outputs)
+    logits = logits_of(outputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or labels.shape != logits.shape[:1]:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ShapeError(f"outputs must be (n, classes) beside labels (n,); got {got} and {tuple(labels.shape)}")
     return (logits.argmax(1) == labels) & logits.isfinite().all(1)
 
 
-def _logits(outputs: Any) -> Any:
+def logits_of(outputs: Any) -> Any:
     logits = getattr(outputs, "logits", outputs)
     return logits[0] if isinstance(logits, (tuple, list)) and logits else logits
 
 
-def _check_labels(labels: Tensor | None, classes: int) -> None:
+def check_labels(labels: Tensor | None, classes: int) -> None:
     if labels is not None and (wrong := labels[(labels < 0) | (labels >= classes)]).numel():
         raise ShapeError(f"labels must be 0 … {classes - 1}, the classes of the end; got {int(wrong[0])}")

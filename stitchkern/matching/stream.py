@@ -38,7 +38,7 @@ def read(
     identifiers), or a mapping may hold them under that key, which the model then does not see.
     ``progress(done, total)`` is called after each batch; total is 0 where ``batches`` has no length.
     """
-    total = _length(batches)
+    total = length(batches)
     done = 0
     move = (lambda tensor: tensor.to(device, non_blocking=True)) if device.type != "cpu" else _same
     for batch in batches:
@@ -79,7 +79,7 @@ def _split(batch: Any, identifiers: str | None) -> tuple[Inputs, Any, Any]:
     return inputs, labels, names
 
 
-def _length(batches: Iterable[Any]) -> int:
+def length(batches: Iterable[Any]) -> int:
     try:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stitchkern.comparison.store import FeatureStore
 from stitchkern.errors import ShapeError
+from stitchkern.store import FeatureStore
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
