@@ -10,6 +10,8 @@ inline constexpr const char* SCHEMAS[] = {
     "hsic_sums(Tensor[] x, int[] kernels, Tensor bandwidth, Tensor shift) -> (Tensor, Tensor, Tensor)",
     "hsic_backward(Tensor[] x, int[] kernels, Tensor bandwidth, Tensor shift, Tensor grad_rows, Tensor grad_diagonal, "
     "Tensor grad_sums) -> Tensor[]",
+    "lasso_path(Tensor gram, Tensor cross, Tensor energy, Tensor l1, Tensor l2, Tensor start, bool positive, "
+    "bool grouped, float tol, int max_sweeps) -> (Tensor, Tensor)",
 };
 
 }  // namespace stitchkern
