@@ -22,9 +22,9 @@ namespace stitchkern::lasso {
 inline constexpr int CUDA_FEATURES = 4096;  // what a warp has shared memory for
 
 // What is known of each α and target. VIOLATION: the largest of what optimality asks of c, relative to max |s|. GAP: an
-// upper bound of the objective above its minimum. EXPLAINED: 2 wᵀ s − wᵀ G w. NORM: ‖w‖₁, or the target's share of Σ_j
-// ‖M_:j‖₂. SQUARES: ‖w‖². SWEEPS: passes over the active features (coordinate descent), or steps (active sets).
-// NONZERO.
+// upper bound of the objective above its minimum; grouped: shares of one, to be added up. EXPLAINED: 2 wᵀ s − wᵀ G w.
+// NORM: ‖w‖₁, or the target's share of Σ_j ‖M_:j‖₂. SQUARES: ‖w‖². SWEEPS: passes over the active features (coordinate
+// descent), or steps (active sets). NONZERO.
 enum Score : int { VIOLATION, GAP, EXPLAINED, NORM, SQUARES, SWEEPS, NONZERO, SCORES };
 
 struct Path {
@@ -70,12 +70,12 @@ struct Sums {
 };
 
 // Fenchel: of the objective at w and a feasible dual point. With l2, c itself is one: Σ_j h(w_j) + h*(c_j) − w_j c_j.
-// Without, it has to be shrunk until no |c_j| is beyond l1.
+// Without, it has to be shrunk until no |c_j| is beyond l1. Rounding may leave it below 0.
 SK_HOST_DEVICE double duality_gap(double energy, double cross, double gradient, double norm, double squares,
                                   double beyond, double largest, double l1, double l2) {
-  if (l2 > 0) return larger(l1 * norm + l2 * squares / 2 + beyond / (2 * l2) - gradient, 0);
+  if (l2 > 0) return l1 * norm + l2 * squares / 2 + beyond / (2 * l2) - gradient;
   const double share = largest <= l1 ? 1 : l1 / largest, rest = 1 - share;
-  return larger(rest * rest * energy / 2 - (1 + share * share) * (cross + gradient) / 2 + l1 * norm + share * cross, 0);
+  return rest * rest * energy / 2 - (1 + share * share) * (cross + gradient) / 2 + l1 * norm + share * cross;
 }
 
 SK_HOST_DEVICE void write_score(double* score, const Sums& s, double energy, double l1, double l2, double scale,

@@ -266,7 +266,7 @@ def _solve(stats: Statistics, problem: LassoProblem, grid: Tensor, *, shared: bo
         residual=residual,
         r2=1 - residual / total if bool(total > 0) else torch.ones_like(residual),
         objective=residual / 2 + (scaled + ridge / 2).sum(1),
-        gap=(gap * unit).sum(1),
+        gap=(gap * unit).sum(1).clamp(min=0.0),
         violation=worst,
         sweeps=sweeps.amax(1).long(),
         converged=converged,
