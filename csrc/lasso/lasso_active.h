@@ -94,7 +94,8 @@ class ActiveSet {
       if (stalled == MOST_STALLED) break;
       least = std::min(least, worst), lowest = std::min(lowest, objective);
 
-      const int joined = int(std::count_if(candidates, candidates + count, [&](int j) { return join(j); }));
+      int joined = 0;
+      for (int i = 0; i < count; ++i) joined += join(candidates[i]);
       if (!joined && worst_active <= threshold) break;
       move(steps);
     }

@@ -67,6 +67,7 @@ class GroupedPath {
 
   int solve() {
     int sweeps = 0;
+    bool stuck = false;
     while (true) {
       // C and what it says
       int count = 0;
@@ -84,13 +85,16 @@ class GroupedPath {
         worst = std::max(worst, v);
         if (diagonal[j] > 0 && (norm[j] > 0 || v > threshold)) active[count++] = int(j);
       }
-      if (worst <= threshold || sweeps >= path.max_sweeps) return sweeps;
+      if (worst <= threshold || stuck || sweeps >= path.max_sweeps) return sweeps;
 
-      // over the active features, until they hardly move
-      double moved = threshold;
-      for (int sweep = 0; sweep < MOST_SWEEPS && moved > threshold / 4 && sweeps < path.max_sweeps; ++sweep, ++sweeps) {
-        moved = 0;
+      // over the active features, until they hardly move; where nothing does, rounding is all that is left
+      stuck = true;
+      for (int sweep = 0; sweep < MOST_SWEEPS && sweeps < path.max_sweeps; ++sweep) {
+        double moved = 0;
+        ++sweeps;
         for (int i = 0; i < count; ++i) moved = std::max(moved, update(active[i], count));
+        stuck = stuck && moved == 0;
+        if (moved <= threshold / 4) break;
       }
     }
   }
