@@ -33,7 +33,8 @@ class ActiveSet {
   void run() {
     for (int64_t a = 0; a < path.alphas; ++a) {
       l1 = path.l1[a * path.q + k];
-      if (const double now = path.l2[a * path.q + k]; a == 0 || now != l2) l2 = now, rebuild();
+      l2 = path.l2[a * path.q + k];
+      if (a == 0 || l2 > factor_l2) stale = true;
       constrained = l1 > 0 || path.positive;
       const int steps = solve();
       Sums sums;
@@ -53,7 +54,9 @@ class ActiveSet {
   double *slope, *step, *column;  // [|A|]: minus the gradient of the objective, at fixed signs; scratch
   int *active, *candidates;       // [|A|], [p]
   double scale = 0, threshold = 0, l1 = 0, l2 = 0;
-  bool constrained = true, current = false;
+  // The factor may be of a larger l2 than the penalty at hand: a step is then short by a known part, and others follow.
+  double factor_l2 = 0;
+  bool constrained = true, current = false, stale = true;
 
   double gram(int i, int j) const { return path.gram[int64_t(i) * p + j]; }
   // Minus the derivative along active feature i, on its side of 0.
@@ -72,6 +75,7 @@ class ActiveSet {
     int steps = 0, stalled = 0;
     double least = std::numeric_limits<double>::infinity(), lowest = least;
     while (true) {
+      if (stale) rebuild();
       find_gradient();
       double worst_active = 0, objective = 0;
       for (int i = 0; i < factor.size; ++i) {
@@ -113,9 +117,18 @@ class ActiveSet {
       if (constrained)
         for (int i = 0; i < factor.size; ++i) share = std::min(share, share_of(i));
       current = false;
+      const double lag = factor_l2 - l2;  // (H + lag I) step = slope
       if (!constrained || share >= 1) {
-        for (int i = 0; i < factor.size; ++i) w[active[i]] += step[i];
-        return;
+        double before = 0, after = 0;
+        for (int i = 0; i < factor.size; ++i) {
+          w[active[i]] += step[i];
+          before = std::max(before, magnitude(slope[i]));
+          slope[i] = lag * step[i];
+          after = std::max(after, magnitude(slope[i]));
+        }
+        stale = after > SLOW * before;
+        if (stale || after <= threshold / 4) return;
+        continue;
       }
       int left = 0;
       for (int i = 0; i < factor.size; ++i) {
@@ -123,7 +136,7 @@ class ActiveSet {
           candidates[left++] = i;
         else
           w[active[i]] += share * step[i];
-        slope[i] *= 1 - share;
+        slope[i] = (1 - share) * slope[i] + share * lag * step[i];
       }
       while (left) leave(candidates[--left]);
     }
@@ -174,12 +187,12 @@ class ActiveSet {
   bool append(int j, double side) {
     for (int i = 0; i < factor.size; ++i) column[i] = gram(j, active[i]);
     factor.down(column);
-    const double diagonal = gram(j, j) + l2, pivot = diagonal - dot(column, column, factor.size);
+    const double diagonal = gram(j, j) + factor_l2, pivot = diagonal - dot(column, column, factor.size);
     if (!(pivot > DOUBTFUL * diagonal)) {
       std::copy(column, column + factor.size, step);
       factor.up(step);
       double size = diagonal;
-      for (int i = 0; i < factor.size; ++i) size += step[i] * step[i] * (gram(active[i], active[i]) + l2);
+      for (int i = 0; i < factor.size; ++i) size += step[i] * step[i] * (gram(active[i], active[i]) + factor_l2);
       if (!(pivot > ROUNDING * std::sqrt(double(p)) * size)) {
         std::copy(step, step + factor.size, column);
         return false;
@@ -192,13 +205,14 @@ class ActiveSet {
 
   // The active set from the coefficients that are not 0; those that depend on others are set to 0.
   void rebuild() {
-    factor.size = 0, current = false;
+    factor.size = 0, factor_l2 = l2, current = stale = false;
     for (int j = 0; j < p; ++j) sign[j] = 0;
     for (int j = 0; j < p; ++j)
       if (w[j] != 0 && !append(j, w[j] < 0 ? -1 : 1)) w[j] = 0;
   }
 
   static constexpr int MOST_STALLED = 8;
+  static constexpr double SLOW = 0.2;  // what a step of an old factor may leave
   // Pivots, relative to the diagonal: from where on they are looked at, and what rounding makes of 0.
   static constexpr double DOUBTFUL = 1e-6, ROUNDING = 0x1p-48;
 };
