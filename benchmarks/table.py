@@ -17,6 +17,7 @@ from benchmarks.measure import OURS
 ERRORS = {
     "moments": "error: largest of the covariance against float64, relative to the largest variance",
     "lsq": "error: against float64 from the data, relative",
+    "lasso": "error: largest violation of optimality over all α and targets, relative to the largest covariance",
     "similarity": "error: largest difference to float64; MiB: most memory at once beyond what was there before",
     "hsic": "error: of CKA against float64 distances from differences, over the first 2,048 samples",
 }
