@@ -147,6 +147,17 @@ def test_deficient(kind, grouped, positive, device, generator):
     check(g, s, e, l1, l2, positive=positive, grouped=grouped, tol=1e-6, device=device)
 
 
+def test_many_equal_features(device, generator):
+    """Features drawn with repetition: equal ones want to join at once, and depend on what joins beside them."""
+    for seed in range(40):
+        g = generator.manual_seed(seed)
+        p, n = (int(torch.randint(low, high, (1,), generator=g)) for low, high in ((10, 60), (12, 150)))
+        gram, s, e = problem(g, p, 6, n)
+        at = torch.randint(0, p, (p,), generator=g)
+        l1, l2 = penalties(s[at], 25 if device.type == "cpu" else 4, least=1e-5 if device.type == "cpu" else 0.05)
+        check(gram[at][:, at], s[at], e, l1, l2, positive=seed % 2 == 1, device=device)
+
+
 def test_without_a_penalty(device, generator):
     """α = 0 at the end of a path is least squares; a path may come back from it."""
     g, s, e = problem(generator, 20, 6)

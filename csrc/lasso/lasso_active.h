@@ -84,20 +84,24 @@ class ActiveSet {
         worst_active = std::max(worst_active, magnitude(slope_of(i)));
         objective += w[j] * (l2 * w[j] - s[j] - c[j]) / 2 + l1 * magnitude(w[j]);
       }
-      int count = 0;
+      int count = 0, most = -1;
       double worst = worst_active;
       for (int j = 0; j < p; ++j) {
         if (sign[j] != 0) continue;
         const double over = (path.positive ? c[j] : magnitude(c[j])) - l1;
-        if (over > threshold) candidates[count++] = j, worst = std::max(worst, over);
+        if (!(over > threshold)) continue;
+        candidates[count++] = j;
+        if (over > worst) worst = over, most = j;
       }
       if (worst <= threshold || steps >= path.max_sweeps) break;
 
-      // a step that lowers nothing was rounding
+      // A step that lowers nothing was rounding, or several features that joined at 0 were in each other's way: one
+      // alone is in nobody's.
       stalled = worst < least || objective < lowest ? 0 : stalled + 1;
       if (stalled == MOST_STALLED) break;
       least = std::min(least, worst), lowest = std::min(lowest, objective);
 
+      if (stalled > 0 && most >= 0) candidates[0] = most, count = 1;
       int joined = 0;
       for (int i = 0; i < count; ++i) joined += join(candidates[i]);
       if (!joined && worst_active <= threshold) break;
@@ -164,14 +168,15 @@ class ActiveSet {
     while (!append(j, side)) {
       // x_j = Σ_i column_i x_i, so along (−column, 1) nothing but the penalty changes: down, until one of them is 0
       if (!(l1 > 0)) return false;
-      double share = std::numeric_limits<double>::infinity(), gain = -1;
+      double share = std::numeric_limits<double>::infinity(), gain = -1, largest = 0;
       int first = -1;
+      for (int i = 0; i < factor.size; ++i) largest = std::max(largest, magnitude(column[i]));
       for (int i = 0; i < factor.size; ++i) {
         const double at = w[active[i]] * sign[active[i]], by = side * column[i] * sign[active[i]];
         gain += by;
-        if (by > 0 && at < share * by) share = at / by, first = i;
+        if (by > TINY * largest && at < share * by) share = at / by, first = i;
       }
-      if (first < 0 || !(gain > 0) || share == 0) {
+      if (first < 0 || !(gain > path.tol / 4) || share == 0) {
         if (w[j] != 0) w[j] = 0, current = false;
         return false;
       }
@@ -215,6 +220,7 @@ class ActiveSet {
   static constexpr double SLOW = 0.2;  // what a step of an old factor may leave
   // Pivots, relative to the diagonal: from where on they are looked at, and what rounding makes of 0.
   static constexpr double DOUBTFUL = 1e-6, ROUNDING = 0x1p-48;
+  static constexpr double TINY = 0x1p-36;  // coefficients of a dependence, relative to the largest
 };
 
 }  // namespace stitchkern::lasso::STITCHKERN_PATH
