@@ -18,7 +18,7 @@ step() { # name, seconds, command…
 }
 step build 240 env STITCHKERN_CUDA=1 "$python" setup.py build_ext --inplace
 step doctor 60 "$python" -m stitchkern doctor
-step tests 180 "$python" -m pytest -q -x tests/test_moments.py tests/test_lsq.py tests/solvers tests/test_similarity.py tests/matching tests/models
+step tests 180 "$python" -m pytest -q -x tests/test_moments.py tests/test_lsq.py tests/test_lasso_op.py tests/solvers tests/test_similarity.py tests/matching tests/models
 step tests-hsic 180 "$python" -m pytest -q -x tests/test_hsic.py tests/test_hsic_gradients.py -k cuda
 step tests-spconv 180 "$python" -m pytest -q -x tests/test_spconv.py tests/test_nn_sparse.py -k cuda
 for tool in memcheck racecheck synccheck; do

@@ -13,6 +13,8 @@ inline constexpr const char* SCHEMAS[] = {
     "Tensor grad_sums) -> Tensor[]",
     "spconv(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, int channel_dim) -> Tensor",
     "spconv_weight_grad(Tensor x, Tensor grad, Tensor[] pattern, int channel_dim) -> Tensor",
+    "lasso_path(Tensor gram, Tensor cross, Tensor energy, Tensor l1, Tensor l2, Tensor start, bool positive, "
+    "bool grouped, float tol, int max_sweeps) -> (Tensor, Tensor)",
 };
 
 }  // namespace stitchkern

@@ -27,3 +27,7 @@ class StatisticsError(StitchkernError, ValueError):
 
 class SampleMismatchError(StitchkernError, ValueError):
     """The two sides hold different samples, or the same ones in another order."""
+
+
+class NotConvergedWarning(UserWarning):
+    """An iteration ended before its tolerance; the result says how far it came."""

@@ -209,3 +209,33 @@ def _spconv_weight_grad_gradient(ctx, grad_values):
 torch.library.register_autograd(
     "stitchkern::spconv_weight_grad", _spconv_weight_grad_gradient, setup_context=_keep_spconv_weight_grad
 )
+
+
+def lasso_path(
+    gram: Tensor,
+    cross: Tensor,
+    energy: Tensor,
+    l1: Tensor,
+    l2: Tensor,
+    start: Tensor,
+    positive: bool,
+    grouped: bool,
+    tol: float,
+    max_sweeps: int,
+) -> tuple[Tensor, Tensor]:
+    """Coefficients (a, q, p) and scores (a, q, 7; ``LASSO_SCORES``) of q Lasso paths: `reference.lasso_score`.
+
+    ``gram`` (p, p; symmetric), ``cross`` (p, q), ``energy`` (q,), penalties ``l1`` and ``l2`` (a, q), in the order in
+    which each starts from the one before it, and ``start`` (q, p) are float64 and contiguous.
+    """
+    return _library.lasso_path(gram, cross, energy, l1, l2, start, positive, grouped, tol, max_sweeps)
+
+
+@torch.library.register_fake("stitchkern::lasso_path")
+def _(gram, cross, energy, l1, l2, start, positive, grouped, tol, max_sweeps) -> tuple[Tensor, Tensor]:
+    a, (p, q) = l1.shape[0], cross.shape
+    return gram.new_empty(a, q, p), gram.new_empty(a, q, len(LASSO_SCORES))
+
+
+#: entries of the scores; from csrc/lasso/lasso.h
+LASSO_SCORES = ("violation", "gap", "explained", "norm", "squares", "sweeps", "nonzero")

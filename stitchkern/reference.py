@@ -122,6 +122,90 @@ def lsq_solve(
     return solutions, sums, scores
 
 
+# ------------------------------------------------------------------------------------------ sparse maps
+
+
+def lasso(
+    gram: Tensor, cross: Tensor, l1: Tensor, l2: Tensor, *, positive: bool = False, grouped: bool = False, sweeps: int
+) -> Tensor:
+    """M (q, p) that minimises Σ_k ½ mₖᵀ G mₖ − mₖᵀ sₖ + l1ₖ ‖mₖ‖₁ + ½ l2ₖ ‖mₖ‖², by plain coordinate descent.
+
+    Grouped: l1 Σ_j ‖M_:j‖ for the 1-norm, l1 and l2 the same for all targets. gram (p, p), cross (p, q), l1, l2 (q,).
+    """
+    weight = torch.zeros_like(cross.T)
+    for _ in range(sweeps):
+        for j in (gram.diagonal() > 0).nonzero()[:, 0].tolist():
+            pull = cross[j] - weight @ gram[j] + weight[:, j] * gram[j, j]
+            if positive:
+                pull = pull.clamp(min=0.0)
+            size = pull.norm().expand_as(pull) if grouped else pull.abs()
+            shrunk = torch.where(size > l1, 1 - l1 / torch.where(size > 0, size, 1.0), 0.0)
+            weight[:, j] = shrunk * pull / (gram[j, j] + l2)
+    return weight
+
+
+def lasso_score(
+    gram: Tensor,
+    cross: Tensor,
+    energy: Tensor,
+    weight: Tensor,
+    l1: Tensor,
+    l2: Tensor,
+    *,
+    positive: bool = False,
+    grouped: bool = False,
+) -> dict[str, Tensor]:
+    """What is known of the coefficients M (q, p), for each target, with C = S − G Mᵀ (p, q):
+
+    - ``violation``: the largest distance of c_j − l2 m_j to l1 ∂|m_j|, relative to max |s|. Grouped: of C_j − l2 M_:j
+      to l1 ∂‖M_:j‖, relative to max ‖S_j‖
+    - ``explained``: 2 mᵀ s − mᵀ G m; ``norm``: ‖m‖₁, grouped the share in Σ_j ‖M_:j‖; ``squares``: ‖m‖²
+    - ``objective``: ½ (energy − explained) + l1 norm + ½ l2 squares
+    - ``gap``: objective minus that of a dual point, grouped the shares in it. l2 > 0: Σ_j h(m_j) + h*(c_j) − m_j c_j
+      with h(m) = l1 |m| + ½ l2 m², h*(c) = (|c| − l1)₊² / (2 l2). l2 = 0: with t = min(1, l1 / max |c|), r = y − M x,
+      the dual value ½ E y² − ½ E (t r − y)²
+
+    Positive: c₊ stands for |c|, and where m = 0 only c > l1 violates. Dead features (G_jj = 0) count with s = 0.
+    """
+    live = gram.diagonal() > 0
+    s = cross * live[:, None]
+    c = s - gram @ weight.T
+    m = weight.T
+    slope = c - l2 * m
+    reach, tilt = (c.clamp(min=0.0), slope.clamp(min=0.0)) if positive else (c.abs(), slope.abs())
+    if grouped:
+        size = m.norm(dim=1, keepdim=True)
+        off = slope - torch.where(size > 0, l1 * m / torch.where(size > 0, size, 1.0), 0.0)
+        if positive:
+            off = torch.where(m == 0, off.clamp(min=0.0), off)
+        off = off.norm(dim=1, keepdim=True)
+        violation = torch.where(size > 0, off, (off - l1).clamp(min=0.0)).amax(0)
+        scale = s.norm(dim=1).amax()
+        norm = (m.square() / torch.where(size > 0, size, 1.0)).sum(0)
+        beyond = (reach.norm(dim=1, keepdim=True) - l1).clamp(min=0.0).square().sum(0) / len(l1)
+        largest = tilt.norm(dim=1).amax()
+    else:
+        violation = torch.where(m != 0, (slope - l1 * m.sign()).abs(), (reach - l1).clamp(min=0.0)).amax(0)
+        scale = s.abs().amax(0)
+        norm = m.abs().sum(0)
+        beyond = (reach - l1).clamp(min=0.0).square().sum(0)
+        largest = tilt.amax(0)
+    explained, squares = (m * (s + c)).sum(0), m.square().sum(0)
+    objective = (energy - explained) / 2 + l1 * norm + l2 * squares / 2
+    t = torch.where(largest > l1, l1 / torch.where(largest > 0, largest, 1.0), 1.0)
+    residual, with_y = energy - explained, energy - (m * s).sum(0)  # E r², E r y
+    dual = t * with_y - t.square() * residual / 2
+    ridge = l1 * norm + l2 * squares / 2 + beyond / (2 * torch.where(l2 > 0, l2, 1.0)) - (m * c).sum(0)
+    return {
+        "violation": torch.where(scale > 0, violation / torch.where(scale > 0, scale, 1.0), 0.0).expand_as(norm),
+        "gap": torch.where(l2 > 0, ridge, objective - dual),
+        "explained": explained,
+        "norm": norm,
+        "squares": squares,
+        "objective": objective,
+    }
+
+
 # ------------------------------------------------------------------------------------------ similarity indices
 
 

@@ -2,6 +2,7 @@
 
 from stitchkern.solvers.affine import AffineMap
 from stitchkern.solvers.assignment import MatchedMap, permutation, semi_matching, soft_matching
+from stitchkern.solvers.lasso import LassoPath, lasso_path
 from stitchkern.solvers.linear import full_rank, least_squares
 from stitchkern.solvers.orthogonal import ProcrustesMap, procrustes
 from stitchkern.solvers.reduced_rank import ReducedRankPath, reduced_rank_path
@@ -15,6 +16,7 @@ __all__ = [
     "AffineMap",
     "CrossValidation",
     "Interval",
+    "LassoPath",
     "MatchedMap",
     "ProcrustesMap",
     "ReducedRankPath",
@@ -22,6 +24,7 @@ __all__ = [
     "bootstrap",
     "cross_validate",
     "full_rank",
+    "lasso_path",
     "least_squares",
     "lstsq",
     "permutation",

@@ -1,0 +1,108 @@
+"""Lasso problems as the native op takes them: in ranges that cannot overflow, a block of targets at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stitchkern import ops
+from stitchkern.errors import NotFiniteError, ShapeError
+from stitchkern.statistics import Statistics
+
+#: coefficients of one call at most
+_NUMBERS = 1 << 23
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What is the same for every α of a path."""
+
+    l1_ratio: float
+    positive: bool
+    grouped: bool
+    tol: float
+    max_sweeps: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Of some targets and some α: coefficients (a, b, p) in the units of x and y, and scores (a, b, 7)."""
+
+    alphas: slice
+    targets: slice
+    coefficients: Tensor
+    score: Tensor
+
+
+class LassoProblem:
+    """All targets of one problem, x and y divided by powers of two: x by one, each target by its own (grouped: one)."""
+
+    def __init__(self, stats: Statistics, penalty: Penalty) -> None:
+        if stats.batch:
+            raise ShapeError(
+                f"a Lasso path is of one problem; these statistics have the batch dimensions {tuple(stats.batch)}: "
+                "take one of them, statistics[i]"
+            )
+        for name in ("cov_xx", "cov_xy", "cov_yy"):
+            if not bool(getattr(stats, name).isfinite().all()):
+                raise NotFiniteError(f"{name} holds NaN or Inf")
+        self.penalty = penalty
+        energy = stats.cov_yy.diagonal()
+        self.unit_x = _unit(stats.cov_xx.diagonal().amax().reshape(1))
+        self.unit_y = _unit(energy.amax().expand(stats.q) if penalty.grouped else energy)
+        self.gram = (stats.cov_xx / self.unit_x / self.unit_x).contiguous()
+        self.cross = stats.cov_xy / self.unit_x / self.unit_y
+        self.energy = energy / self.unit_y / self.unit_y
+
+    def largest(self) -> Tensor:
+        """(q,) the smallest α from which on each target's coefficients (grouped: all of them) are 0."""
+        cross = self.cross.clamp(min=0.0) if self.penalty.positive else self.cross.abs()
+        most = _lengths(cross).amax().expand(cross.shape[1]) if self.penalty.grouped else cross.amax(0)
+        return most * self.unit_x * self.unit_y / self.penalty.l1_ratio
+
+    def solve(self, alphas: Tensor, start: Tensor | None = None) -> Iterator[Block]:
+        """The optima for α (a, q), each target's from large to small, block by block.
+
+        Grouped, a block has all targets and some α; otherwise all α and some targets. ``start`` (q, p).
+        """
+        (p, q), a, options = self.cross.shape, len(alphas), self.penalty
+        l1 = alphas * options.l1_ratio / self.unit_x / self.unit_y
+        l2 = alphas * (1 - options.l1_ratio) / self.unit_x / self.unit_x
+        first = self.cross.new_zeros(q, p) if start is None else start * self.unit_x / self.unit_y[:, None]
+        if options.grouped:
+            step = max(1, _NUMBERS // (p * q))
+            parts = [(slice(i, i + step), slice(0, q)) for i in range(0, a, step)]
+        else:
+            step = max(32, _NUMBERS // (max(a, 1) * p))
+            parts = [(slice(0, a), slice(k, k + step)) for k in range(0, q, step)]
+        for rows, targets in parts:
+            found, score = ops.lasso_path(
+                self.gram,
+                self.cross[:, targets].contiguous(),
+                self.energy[targets].contiguous(),
+                l1[rows, targets].contiguous(),
+                l2[rows, targets].contiguous(),
+                first[targets].contiguous(),
+                options.positive,
+                options.grouped,
+                options.tol,
+                options.max_sweeps,
+            )
+            if options.grouped:
+                first = found[-1]
+            yield Block(rows, targets, found * (self.unit_y[targets, None] / self.unit_x), score)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return rows.square().sum(1).sqrt()
+
+
+def _unit(variance: Tensor) -> Tensor:
+    """The power of two next to the deviation; 1 where there is none."""
+    exponent = torch.frexp(variance)[1].clamp(-2000, 2000)
+    return torch.where(
+        variance > 0, torch.ldexp(torch.ones_like(variance), torch.div(exponent, 2, rounding_mode="floor")), 1.0
+    )
