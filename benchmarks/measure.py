@@ -1,4 +1,4 @@
-"""What the benchmarks of similarity share: one measurement, its peak memory, and what a result file keeps of it."""
+"""What all benchmarks share: one measurement, its peak memory, and what a result file keeps of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import ctypes
 import math
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.bounds import Work
 
 OURS = "stitchkern"
 #: for a look at whether everything runs: no number of such a run means anything
@@ -27,16 +30,22 @@ def measure(
     case: str,
     contender: str,
     rounds: int = 1,
+    warmup: int = 0,
     setup: Callable[[], tuple] = tuple,
     error: Callable[[Any], float] | None = None,
     allowed: float = 1e-6,
+    wrong: float = WRONG,
+    work: Work | None = None,
+    clock: Callable[[], list[float]] | None = None,
     **more: Any,
 ) -> None:
     """Time run(*setup()) after check() has said how large the error of its answers is.
 
     ``error``, of the answer that was timed, takes the place of check()'s in the table, for those whose full problem is
-    too long to be done twice. Ours must not err by more than ``allowed``; whoever stops with an exception is kept with
-    that as its answer. ``more`` goes to the result file: ``accuracy`` marks cases that are there for their errors.
+    too long to be done twice. Ours must not err by more than ``allowed``; of others an error above ``wrong`` is marked,
+    and whoever stops with an exception is kept with that as its answer. ``work`` is what the case takes at least, of
+    which the table makes rates and the share of the bound. ``clock`` gives the seconds of each round where they are not
+    those of the whole run. ``more`` goes to the result file: ``accuracy`` marks cases that are there for their errors.
     """
     try:
         found, stopped = check(), None
@@ -50,7 +59,7 @@ def measure(
     before = resident()
     rounds = 1 if SMALL or stopped else rounds
     answer = benchmark.pedantic(
-        run if stopped is None else lambda *_: None, setup=lambda: (setup(), {}), rounds=rounds, warmup_rounds=0
+        run if stopped is None else lambda *_: None, setup=lambda: (setup(), {}), rounds=rounds, warmup_rounds=warmup
     )
     memory = None if before is None or stopped else max(peak() - before, 0)
     if error is not None and not stopped:
@@ -61,10 +70,12 @@ def measure(
         case=case,
         contender=contender,
         error=found,
-        wrong=not found <= WRONG,
+        wrong=not found <= wrong,
         stopped=stopped,
         memory=memory,
         threads=torch.get_num_threads(),
+        **({} if work is None else asdict(work)),
+        **({} if clock is None or stopped else {"seconds": clock()}),
         **more,
     )
 

@@ -6,13 +6,12 @@ with one row per case, ours beside the fastest other way.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measure import OURS
+from benchmarks.run import Group, Measurement, Run, best_other, ours_of
 
 ERRORS = {
     "moments": "error: largest of the covariance against float64, relative to the largest variance",
@@ -20,90 +19,92 @@ ERRORS = {
     "spconv": "GFLOP/s: of the non-zeros alone; error: largest of the result (with gradients: of those of the weights) "
     "against float64, relative to the largest value",
     "lasso": "error: largest violation of optimality over all α and targets, relative to the largest covariance",
-    "similarity": "error: largest difference to float64; MiB: most memory at once beyond what was there before",
+    "similarity": "error: largest difference to float64",
     "hsic": "error: of CKA against float64 distances from differences, over the first 2,048 samples",
     "task": "time of one step; error: of the weights to those of the plain way, relative to how far they moved",
+    "scaling": "errors as in the tables of the families",
 }
-Groups = dict[str, list[dict[str, Any]]]
+NOT_IN_SUMMARY = ("scaling",)
 
 
-def tables(path: Path) -> dict[str, str]:
+def tables(run: Run) -> dict[str, str]:
     """Name of a marker -> the table that belongs there."""
-    run = json.loads(path.read_text())
-    families: dict[str, Groups] = defaultdict(lambda: defaultdict(list))
-    for bench in run["benchmarks"]:
-        families[bench["extra_info"]["family"]][bench["group"]].append(bench)
-    machine = run["machine_info"]
-    threads = run["benchmarks"][0]["extra_info"]["threads"]
-    head = (
-        f"{machine['cpu'].get('brand_raw', machine['processor'])}, {threads} threads, {run['datetime'][:10]}; medians"
-    )
-    made = {family: f"{head}; {ERRORS[family]}.\n\n{_table(groups)}" for family, groups in families.items()}
-    return {"summary": f"{head}.\n\n{_summary(families)}", **made}
+    families = run.families()
+    head = f"{run.processor}, {run.threads} threads, {run.date}; medians"
+    made = {family: f"{head}; {ERRORS[family]}.\n\n{family_table(run, groups)}" for family, groups in families.items()}
+    summary = [g for family, groups in families.items() if family not in NOT_IN_SUMMARY for g in groups]
+    return {"machine": machine(run), "summary": f"{head}.\n\n{summary_table(run, summary)}", **made}
 
 
-def _table(groups: Groups) -> str:
-    rated = any(bench["extra_info"].get("flop") for group in groups.values() for bench in group)
-    weighed = any(bench["extra_info"].get("memory") for group in groups.values() for bench in group)
-    extra = [name for name, there in (("GFLOP/s", rated), ("MiB", weighed)) if there]
+def machine(run: Run) -> str:
+    """What the bounds of this run were measured to be."""
+    m = run.machine
     lines = [
-        "| " + " | ".join(["case", "way", "ms", *extra, "error", "stitchkern is"]) + " |",
-        "|---|---|--:|" + "--:|" * len(extra) + "--:|--:|",
+        f"{run.processor}, torch {m.get('torch', '')} ({m.get('vectors', '')}, {m.get('blas', '')} BLAS), "
+        f"Python {m.get('python_version', '')}, {run.date}.",
+        "",
+        "| threads | read GB/s | write | copy | add | float32 GFLOP/s | float64 |",
+        "|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for group in groups.values():
-        ours = _seconds(_ours(group))
-        for i, bench in enumerate(group):
-            info, seconds = bench["extra_info"], _seconds(bench)
-            cells = [_case(group) if i == 0 else ""]
-            cells += [f"**{OURS}**" if info["contender"] == OURS else f"`{info['contender']}`"]
-            cells += ["" if info.get("stopped") else f"{seconds * 1e3:.1f}"]
-            if rated:
-                cells += [f"{info['flop'] / seconds / 1e9:.0f}" if info.get("flop") else ""]
-            if weighed:
-                cells += ["" if info.get("memory") is None else f"{info['memory'] / 2**20:.0f}"]
-            cells += ["stops" if info.get("stopped") else f"{info['error']:.0e}"]
-            ratio = "" if info["contender"] == OURS or info.get("stopped") else f"{seconds / ours:.2f}×"
-            lines.append("| " + " | ".join([*cells, f"({ratio})" if ratio and info.get("wrong") else ratio]) + " |")
+    for threads, bounds in m.get("bounds", {}).items():
+        names = ("read", "write", "copy", "add", "float32", "float64")
+        lines.append(f"| {threads} | " + " | ".join(f"{bounds[name] / 1e9:.1f}" for name in names) + " |")
     return "\n".join(lines)
 
 
-def _summary(families: dict[str, Groups]) -> str:
+def family_table(run: Run, groups: list[Group]) -> str:
+    """A row for each way; columns that no case fills are left out."""
+    columns: dict[str, Callable[[Measurement], str]] = {
+        "GB/s": lambda m: f"{m.work.bytes / m.seconds / 1e9:.2g}" if m.work and m.work.bytes and not m.stopped else "",
+        "GFLOP/s": lambda m: f"{m.work.flop / m.seconds / 1e9:.3g}" if m.work and not m.stopped else "",
+        "share of the bound": lambda m: _percent(run.share(m)),
+        "MiB": lambda m: "" if m.info.get("memory") is None else f"{m.info['memory'] / 2**20:.0f}",
+    }
+    columns = {name: cell for name, cell in columns.items() if any(cell(m) for group in groups for m in group)}
     lines = [
-        "| case | ms | error | fastest other way | ms | error | stitchkern is |",
-        "|---|--:|--:|---|--:|--:|--:|",
+        "| " + " | ".join(["case", "way", "time", *columns, "error", "× best other"]) + " |",
+        "|---|---|--:|" + "--:|" * len(columns) + "--:|--:|",
     ]
-    for groups in families.values():
-        for group in groups.values():
-            if any(bench["extra_info"].get("accuracy") for bench in group):
-                continue  # these are about the error; their times are in the family's table
-            ours, other = _ours(group), _fastest_right(group)
-            if other is None:
-                continue
-            cells = [f"{_seconds(b) * 1e3:.1f} | {b['extra_info']['error']:.0e}" for b in (ours, other)]
-            way = f"`{other['extra_info']['contender']}`"
-            ratio = f"{_seconds(other) / _seconds(ours):.2f}×"
-            lines.append(f"| {_case(group)} | {cells[0]} | {way} | {cells[1]} | {ratio} |")
+    for group in groups:
+        best = best_other(group)
+        for i, m in enumerate(group):
+            cells = [m.title if i == 0 else "", f"**{OURS}**" if m.ours else f"`{m.contender}`"]
+            cells += ["" if m.stopped else time(m.seconds), *(cell(m) for cell in columns.values())]
+            cells += ["stops" if m.stopped else f"{m.info['error']:.0e}"]
+            ratio = "" if best is None or m.stopped else f"{best.seconds / m.seconds:.2f}×"
+            cells += [ratio if m.right or not ratio else f"({ratio})"]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _ours(group: list[dict[str, Any]]) -> dict[str, Any]:
-    return next(b for b in group if b["extra_info"]["contender"] == OURS)
+def summary_table(run: Run, groups: list[Group]) -> str:
+    lines = [
+        "| case | time | share of the bound | error | fastest other way | time | error | stitchkern is |",
+        "|---|--:|--:|--:|---|--:|--:|--:|",
+    ]
+    for ours, other in summary(groups):
+        cells = [ours.title, time(ours.seconds), _percent(run.share(ours)), f"{ours.info['error']:.0e}"]
+        cells += [f"`{other.contender}`", time(other.seconds), f"{other.info['error']:.0e}"]
+        lines.append("| " + " | ".join([*cells, f"{other.seconds / ours.seconds:.2f}×"]) + " |")
+    return "\n".join(lines)
 
 
-def _fastest_right(group: list[dict[str, Any]]) -> dict[str, Any] | None:
-    others = (b for b in group if b is not _ours(group) and not b["extra_info"].get("wrong"))
-    return min(others, key=_seconds, default=None)
+def summary(groups: list[Group]) -> list[tuple[Measurement, Measurement]]:
+    """Ours and the fastest other right way of each case; not of those that are about errors."""
+    pairs = ((ours_of(group), best_other(group)) for group in groups if not any(m.info.get("accuracy") for m in group))
+    return [(ours, other) for ours, other in pairs if other is not None]
 
 
-def _seconds(bench: dict[str, Any]) -> float:
-    """The median, of the time itself or of the part of it that the benchmark is about."""
-    return float(bench["extra_info"].get("seconds", bench["stats"]["median"]))
+def time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= 0.9995 * size or unit == "µs":
+            number = seconds / size
+            return f"{number:.{max(0, 2 - (number >= 9.995) - (number >= 99.95))}f} {unit}"
+    raise AssertionError("unreachable")
 
 
-def _case(group: list[dict[str, Any]]) -> str:
-    info = _ours(group)["extra_info"]
-    beyond = f", beyond {info['forward']:.1f} s of forward passes" if "forward" in info else ""
-    return f"{info['case']}{beyond}"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}" if share >= 0.095 else f"{share:.1%}"
 
 
 def insert(name: str, text: str, path: Path) -> None:
@@ -116,7 +117,7 @@ def insert(name: str, text: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name, made in tables(Path(sys.argv[1])).items():
+    for name, made in tables(Run.read(Path(sys.argv[1]))).items():
         print(f"\n## {name}\n\n{made}")
         for target in sys.argv[2:]:
             insert(name, made, Path(target))

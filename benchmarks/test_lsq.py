@@ -12,14 +12,8 @@ import torch
 from torch import Tensor
 
 import stitchkern as sk
-
-
-def record(benchmark, group: str, case: str, contender: str, error: float, flop: float = 0.0) -> None:
-    benchmark.group = group
-    benchmark.extra_info.update(
-        family="lsq", case=case, contender=contender, error=error, flop=flop, threads=torch.get_num_threads()
-    )
-
+from benchmarks.bounds import Work
+from benchmarks.measure import OURS, measure
 
 # ------------------------------------------------------------------------------------------ the curve over all ranks
 
@@ -53,12 +47,12 @@ def fit_then_svd(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 RANK_WAYS: dict[str, dict[str, Callable]] = {
     "statistics given": {
-        "stitchkern": lambda x, y, stats, weight: sk.reduced_rank_path(stats).residual,
+        OURS: lambda x, y, stats, weight: sk.reduced_rank_path(stats).residual,
         "fitted values, SVD (float32)": lambda x, y, stats, weight: svd_of_fitted(x, y, weight.float())[0],
         "fitted values, SVD (float64)": lambda x, y, stats, weight: svd_of_fitted(x.double(), y.double(), weight)[0],
     },
     "from the data": {
-        "stitchkern": lambda x, y, *_: sk.reduced_rank_path(sk.Moments(P, P).update(x, y)).residual,
+        OURS: lambda x, y, *_: sk.reduced_rank_path(sk.Moments(P, P).update(x, y)).residual,
         "normal equations, SVD (float32)": lambda x, y, *_: fit_then_svd(x, y)[0],
         "normal equations, SVD (float64)": lambda x, y, *_: fit_then_svd(x.double(), y.double())[0],
     },
@@ -69,10 +63,16 @@ RANK_WAYS: dict[str, dict[str, Callable]] = {
 def test_all_ranks(start, contender, features, benchmark):
     x, y, stats, weight, expected = features
     run = RANK_WAYS[start][contender]
-    error = ((run(x, y, stats, weight) - expected).abs().max() / expected[0]).item()
-    assert error < 1e-3, "a wrong answer is not worth timing"
-    record(benchmark, f"all ranks, {start}", f"all 512 ranks with maps, n = 50,000, {start}", contender, error)
-    benchmark.pedantic(lambda: run(x, y, stats, weight), rounds=5 if contender == "stitchkern" else 2, warmup_rounds=1)
+    measure(
+        benchmark,
+        lambda: run(x, y, stats, weight),
+        lambda: ((run(x, y, stats, weight) - expected).abs().max() / expected[0]).item(),
+        family="lsq",
+        case=f"all 512 ranks with maps, n = 50,000, {start}",
+        contender=contender,
+        rounds=5 if contender == OURS else 2,
+        warmup=1,
+    )
 
 
 # ------------------------------------------------------------------------------------------ many small problems
@@ -97,32 +97,38 @@ def cholesky_score(s: sk.Statistics) -> Tensor:
     return weight
 
 
-SMALL: dict[str, Callable[[sk.Statistics], Tensor]] = {
-    "stitchkern": lambda s: sk.least_squares(s).weight.mT,
+def work_of(stats: sk.Statistics) -> Work:
+    """Both covariances read and the maps written, in float64; a Cholesky factorisation and two solutions with it."""
+    count, p, q = stats.cov_xy.shape
+    return Work(8 * count * p * (p + 2 * q), count * (p**3 / 3 + 2 * p * p * q), "float64")
+
+
+PROBLEMS: dict[str, Callable[[sk.Statistics], Tensor]] = {
+    OURS: lambda s: sk.least_squares(s).weight.mT,
     "cholesky_ex, two solves, score": cholesky_score,
     "linalg.lstsq (normal equations)": lambda s: torch.linalg.lstsq(s.cov_xx, s.cov_xy).solution,
     "linalg.solve": lambda s: torch.linalg.solve(s.cov_xx, s.cov_xy),
 }
 
 
-@pytest.mark.parametrize("contender", SMALL)
+@pytest.mark.parametrize("contender", PROBLEMS)
 @pytest.mark.parametrize("p", [16, 64, 128, 256])
 def test_small_problems(p, contender, benchmark):
     stats = batch(p, 256 if p < 256 else 64)
     expected = torch.linalg.solve(stats.cov_xx, stats.cov_xy)
-    run = SMALL[contender]
-    error = ((run(stats) - expected).abs().max() / expected.abs().max()).item()
-    assert error < 1e-9, "a wrong answer is not worth timing"
-    count = len(stats.count)
-    record(
+    run = PROBLEMS[contender]
+    measure(
         benchmark,
-        f"small problems {p}",
-        f"{count} problems, p = q = {p}",
-        contender,
-        error,
-        count * (p**3 / 3 + 2 * p**3),
+        lambda: run(stats),
+        lambda: ((run(stats) - expected).abs().max() / expected.abs().max()).item(),
+        family="lsq",
+        case=f"{len(stats.count)} problems, p = q = {p}",
+        contender=contender,
+        rounds=15,
+        warmup=3,
+        allowed=1e-9,
+        work=work_of(stats),
     )
-    benchmark.pedantic(lambda: run(stats), rounds=15, warmup_rounds=3)
 
 
 # ------------------------------------------------------------------------------------------ resamples
@@ -143,7 +149,7 @@ def refit(x: Tensor, y: Tensor) -> Tensor:
     return 1 - (xc @ weight - yc).square().sum() / yc.square().sum()
 
 
-@pytest.mark.parametrize("contender", ["stitchkern", "20 refits, normal equations", "20 refits, linalg.lstsq"])
+@pytest.mark.parametrize("contender", [OURS, "20 refits, normal equations", "20 refits, linalg.lstsq"])
 def test_bootstrap(contender, blocks, benchmark):
     x, y, stats = blocks
     expected = (
@@ -162,13 +168,17 @@ def test_bootstrap(contender, blocks, benchmark):
         weight = torch.linalg.lstsq(xc, yc).solution
         return 1 - (xc @ weight - yc).square().sum() / yc.square().sum()
 
-    one = {"stitchkern": many, "20 refits, normal equations": lambda: refit(x, y), "20 refits, linalg.lstsq": lstsq}
-    error = abs(float(one[contender]()) - float(expected)) / float(expected)
-    assert error < 1e-4, "a wrong answer is not worth timing"
-    name = "1,000 resamples of 64 blocks (ours), 20 refits (theirs); p = q = 256, n = 50,000"
-    record(benchmark, "bootstrap", name, contender, error)
-    times = 1 if contender == "stitchkern" else 20
-    benchmark.pedantic(lambda: [one[contender]() for _ in range(times)], rounds=2, warmup_rounds=0)
+    one = {OURS: many, "20 refits, normal equations": lambda: refit(x, y), "20 refits, linalg.lstsq": lstsq}
+    times = 1 if contender == OURS else 20
+    measure(
+        benchmark,
+        lambda: [one[contender]() for _ in range(times)],
+        lambda: abs(float(one[contender]()) - float(expected)) / float(expected),
+        family="lsq",
+        case="1,000 resamples of 64 blocks (ours), 20 refits (theirs); p = q = 256, n = 50,000",
+        contender=contender,
+        rounds=2,
+    )
 
 
 # ------------------------------------------------------------------------------------------ accuracy
@@ -196,7 +206,7 @@ def scikit_learn(x: Tensor, y: Tensor) -> Tensor:
 
 
 ACCURATE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "stitchkern": lambda x, y: sk.lstsq([(x, y)]).weight,
+    OURS: lambda x, y: sk.lstsq([(x, y)]).weight,
     "stitchkern, moments alone": lambda x, y: sk.lstsq([(x, y)], road="moments").weight,
     "linalg.lstsq gelsd": with_ones(lambda x, y: torch.linalg.lstsq(x, y, driver="gelsd").solution),
     "linalg.lstsq gels": with_ones(lambda x, y: torch.linalg.lstsq(x, y, driver="gels").solution),
@@ -217,9 +227,14 @@ def test_accuracy(cond, dtype, contender, benchmark):
         q, r = torch.linalg.qr(torch.cat([ones, x.double()], 1))
         expected = torch.linalg.solve_triangular(r, q.T @ y.double(), upper=True)[1:].T
     run = ACCURATE[contender]
-    error = (((run(x, y).double() - expected) * scale).norm() / (expected * scale).norm()).item()
-    record(
-        benchmark, f"weight error {dtype} {cond:.0e}", f"{dtype}, cond {cond:.0e}: error of the map", contender, error
+    measure(
+        benchmark,
+        lambda: run(x, y),
+        lambda: (((run(x, y).double() - expected) * scale).norm() / (expected * scale).norm()).item(),
+        family="lsq",
+        case=f"{dtype}, cond {cond:.0e}: error of the map",
+        contender=contender,
+        rounds=3,
+        warmup=1,
+        accuracy=True,
     )
-    benchmark.extra_info["accuracy"] = True
-    benchmark.pedantic(lambda: run(x, y), rounds=1, warmup_rounds=1)

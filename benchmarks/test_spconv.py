@@ -15,17 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.bounds import Work
+from benchmarks.measure import OURS, measure
 from stitchkern.nn import SparseStitch
 
 CASES = {"NCHW 32×256×28×28": (32, 256, 256, 28, 28), "NCHW 32×512×14×14": (32, 512, 512, 14, 14)}
 ZEROS = (0.8, 0.9, 0.95)
-
-
-def record(benchmark, group: str, contender: str, error: float, flop: float) -> None:
-    benchmark.group = group
-    benchmark.extra_info.update(
-        family="spconv", case=group, contender=contender, error=error, flop=flop, threads=torch.get_num_threads()
-    )
 
 
 def problem(case: str, zeros: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +46,7 @@ def contenders(x: Tensor, weight: Tensor) -> dict[str, Callable[[], Tensor]]:
     last, moved = x.to(memory_format=torch.channels_last), x.transpose(0, 1).reshape(x.shape[1], -1).contiguous()
     n, _, h, w = x.shape
     return {
-        "stitchkern": lambda: stitch(x),
+        OURS: lambda: stitch(x),
         "conv2d": lambda: F.conv2d(x, weight[:, :, None, None]),
         "conv2d, channels_last": lambda: F.conv2d(last, weight[:, :, None, None]),
         "matmul": lambda: matmul(x, weight),
@@ -60,7 +55,7 @@ def contenders(x: Tensor, weight: Tensor) -> dict[str, Callable[[], Tensor]]:
     }
 
 
-NAMES = ("stitchkern", "conv2d", "conv2d, channels_last", "matmul", "CSR, x and y copied", "CSR, x as it wants it")
+NAMES = (OURS, "conv2d", "conv2d, channels_last", "matmul", "CSR, x and y copied", "CSR, x as it wants it")
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
@@ -71,12 +66,21 @@ def test_forward(case, zeros, contender, benchmark):
     x, weight, _ = problem(case, zeros)
     exact = matmul(x[:2].double(), weight.double())
     run = contenders(x, weight)[contender]
+    nonzeros = int((weight != 0).sum())
+    positions = x.numel() // x.shape[1]
     with torch.no_grad():
-        error = ((run()[:2] - exact).abs().max() / exact.abs().max()).item()
-        assert error < 1e-5, "a wrong answer is not worth timing"
-        group = f"{case} → {len(weight)}, {zeros:.0%} zeros"
-        record(benchmark, group, contender, error, 2 * int((weight != 0).sum()) * x.numel() / x.shape[1])
-        benchmark.pedantic(run, rounds=25, warmup_rounds=5)
+        measure(
+            benchmark,
+            run,
+            lambda: ((run()[:2] - exact).abs().max() / exact.abs().max()).item(),
+            family="spconv",
+            case=f"{case} → {len(weight)}, {zeros:.0%} zeros",
+            contender=contender,
+            rounds=25,
+            warmup=5,
+            allowed=1e-5,
+            work=Work(4 * positions * sum(weight.shape) + 8 * nonzeros, 2 * nonzeros * positions),
+        )
 
 
 def with_gradients(module: Callable[[Tensor], Tensor], leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
@@ -84,7 +88,7 @@ def with_gradients(module: Callable[[Tensor], Tensor], leaves: list[Tensor], gra
     return list(torch.autograd.grad(module(leaves[0]), leaves, grad))
 
 
-@pytest.mark.parametrize("contender", ["stitchkern", "conv2d", "matmul"])
+@pytest.mark.parametrize("contender", [OURS, "conv2d", "matmul"])
 @pytest.mark.parametrize("zeros", ZEROS)
 def test_forward_and_gradients(zeros, contender, benchmark):
     case = "NCHW 32×256×28×28"
@@ -93,7 +97,7 @@ def test_forward_and_gradients(zeros, contender, benchmark):
     grad = torch.randn(x.shape[0], len(weight), *x.shape[2:], generator=torch.Generator().manual_seed(1))
     x, w, b = (t.requires_grad_() for t in (x, weight.clone(), bias))
     module, parameters = {
-        "stitchkern": (stitch, [stitch.values, stitch.bias]),
+        OURS: (stitch, [stitch.values, stitch.bias]),
         "conv2d": (lambda x: F.conv2d(x, w[:, :, None, None], b), [w, b]),
         "matmul": (lambda x: matmul(x, w).add_(b[:, None, None]), [w, b]),
     }[contender]
@@ -104,9 +108,18 @@ def test_forward_and_gradients(zeros, contender, benchmark):
     exact = torch.einsum("nqs,nps->qp", grad.double().flatten(2), x.detach().double().flatten(2))
     exact = exact[stitch.row.long(), stitch.col.long()]
     found = run()[1]
-    found = found if contender == "stitchkern" else found[stitch.row.long(), stitch.col.long()]
-    error = ((found - exact).abs().max() / exact.abs().max()).item()
-    assert error < 1e-4, "a wrong answer is not worth timing"
-    flop = 6 * stitch.nonzeros * x.numel() / x.shape[1]
-    record(benchmark, f"{case} → 256 with gradients, {zeros:.0%} zeros", contender, error, flop)
-    benchmark.pedantic(run, rounds=15, warmup_rounds=3)
+    found = found if contender == OURS else found[stitch.row.long(), stitch.col.long()]
+    positions = x.numel() // x.shape[1]
+    measure(
+        benchmark,
+        run,
+        lambda: ((found - exact).abs().max() / exact.abs().max()).item(),
+        family="spconv",
+        case=f"{case} → 256 with gradients, {zeros:.0%} zeros",
+        contender=contender,
+        rounds=15,
+        warmup=3,
+        allowed=1e-4,
+        # x, y, and the gradients of both
+        work=Work(8 * positions * sum(weight.shape) + 16 * stitch.nonzeros, 6 * stitch.nonzeros * positions),
+    )

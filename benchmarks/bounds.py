@@ -1,0 +1,84 @@
+"""What the machine can do at best, measured by the run itself, and the least time that a piece of work takes there.
+
+Bandwidth by torch's own passes over arrays far larger than the caches; arithmetic by the largest product that the BLAS
+under torch makes, which comes closer to the hardware's rate than anything else at hand (about 90 % of two fused
+multiply-adds per cycle on x86). Both are what somebody attains and not what a data sheet says, so that a share of the
+bound close to 1 means: as fast as the machine's best code. The share may exceed 1 where the data stay in a cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Work:
+    """What any way must do for the answer: bytes read and written once, operations, and the type of the latter."""
+
+    bytes: float
+    flop: float
+    arithmetic: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.arithmetic not in ("float32", "float64"):
+            raise ValueError(f"arithmetic must be 'float32' or 'float64'; got {self.arithmetic!r}")
+
+
+def least_seconds(work: Work, bounds: Mapping[str, float]) -> float:
+    """max(bytes / bandwidth, operations / peak)."""
+    bandwidth = max(bounds[name] for name in ("read", "write", "copy", "add"))
+    return max(work.bytes / bandwidth, work.flop / bounds[work.arithmetic])
+
+
+def measure_bounds(elements: int = 2**26, side: int = 2304) -> dict[str, float]:
+    """Bytes per second of four passes over `elements` floats, operations per second of side × side products."""
+    x, y = torch.ones(elements), torch.ones(elements)
+    passes: dict[str, tuple[Callable[[], object], int]] = {
+        "read": (lambda: torch.dot(x, y), 2),
+        "write": (lambda: x.fill_(1.0), 1),
+        "copy": (lambda: x.copy_(y), 2),
+        "add": (lambda: torch.add(x, y, out=x), 3),
+    }
+    found = {name: arrays * 4 * elements / _least(run) for name, (run, arrays) in passes.items()}
+    for dtype in (torch.float32, torch.float64):
+        a, b, out = (torch.ones(side, side, dtype=dtype) for _ in range(3))
+        least = _least(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))
+        found[str(dtype).removeprefix("torch.")] = 2 * side**3 / least
+    return found
+
+
+def bounds_by_threads(**sizes: int) -> dict[str, dict[str, float]]:
+    """The bounds of one thread, and of as many as torch uses; the keys are text, as in a result file."""
+    found = {}
+    for threads in sorted({1, torch.get_num_threads()}):
+        with using_threads(threads):
+            found[str(threads)] = measure_bounds(**sizes)
+    return found
+
+
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _least(run: Callable[[], object]) -> float:
+    """The best time: a bound is what is possible."""
+    run()
+    times = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return min(times)
