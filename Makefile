@@ -1,6 +1,7 @@
 # make demo    the main job on two small real networks, with a report to look at
 # make test    the whole test suite
 # make bench   the benchmarks beside what a user would otherwise run
+# make bench-quick   some cases of each family, in less than three minutes
 # make bench-peers   the same, with the packages that others use (benchmarks/requirements-peers.txt) beside ours
 # make lint    formatters, linter, types
 #
@@ -12,7 +13,7 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 EXTENSION_SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: demo test bench bench-peers lint clean install
+.PHONY: demo test bench bench-quick bench-peers lint clean install
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
@@ -24,6 +25,11 @@ test: $(VENV)/.built
 bench: $(VENV)/.built
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/cpu.json $(ARGS)
 	$(PY) -m benchmarks.table benchmarks/results/cpu.json README.md docs/BENCHMARKS.md
+	$(PY) -m benchmarks.plot benchmarks/results/cpu.json docs/img/benchmarks.svg
+
+bench-quick: $(VENV)/.built
+	$(PY) -m pytest benchmarks --quick --benchmark-only --benchmark-json=benchmarks/results/quick.json $(ARGS)
+	$(PY) -m benchmarks.table benchmarks/results/quick.json
 
 bench-peers: $(VENV)/.peers
 	$(MAKE) bench

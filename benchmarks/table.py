@@ -39,14 +39,16 @@ def tables(run: Run) -> dict[str, str]:
 def machine(run: Run) -> str:
     """What the bounds of this run were measured to be."""
     m = run.machine
+    if not m.get("bounds"):
+        return f"{run.processor}, {run.date}."
+    software = f"torch {m['torch']} ({m['vectors']}, {m['blas'].upper()}), Python {m['python_version']}"
     lines = [
-        f"{run.processor}, torch {m.get('torch', '')} ({m.get('vectors', '')}, {m.get('blas', '')} BLAS), "
-        f"Python {m.get('python_version', '')}, {run.date}.",
+        f"{run.processor}, {software}, {run.date}.",
         "",
         "| threads | read GB/s | write | copy | add | float32 GFLOP/s | float64 |",
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for threads, bounds in m.get("bounds", {}).items():
+    for threads, bounds in m["bounds"].items():
         names = ("read", "write", "copy", "add", "float32", "float64")
         lines.append(f"| {threads} | " + " | ".join(f"{bounds[name] / 1e9:.1f}" for name in names) + " |")
     return "\n".join(lines)
