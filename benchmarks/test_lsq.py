@@ -6,6 +6,7 @@ The last cases are there for their errors, against float64 QR of the data at thr
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import pytest
 import torch
@@ -78,6 +79,7 @@ def test_all_ranks(start, contender, features, benchmark):
 # ------------------------------------------------------------------------------------------ many small problems
 
 
+@lru_cache(maxsize=1)
 def batch(p: int, count: int = 256) -> sk.Statistics:
     g = torch.Generator().manual_seed(0)
     return sk.Statistics.of(
