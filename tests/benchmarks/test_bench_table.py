@@ -40,6 +40,7 @@ def path(tmp_path: Path) -> Path:
         bench("alone", OURS, 0.02),
     ]
     machine = {"cpu": {"brand_raw": "A $5 chip"}, "threads": 2, "bounds": {"2": BOUNDS}}
+    machine |= {"torch": "2.13.0", "vectors": "AVX2", "blas": "mkl", "python_version": "3.11"}
     path = tmp_path / "run.json"
     path.write_text(json.dumps({"machine_info": machine, "benchmarks": benchmarks, "datetime": "2026-11-24T00:00:00"}))
     return path
@@ -68,6 +69,12 @@ def test_table_of_a_family(path):
     assert cells(table, "`slow`")[-2] == "0.50×"
     assert cells(table, "`wrong`")[-2] == "(6.00×)"
     assert cells(table, "`ends`")[3:] == ["", "", "", "", "", "stops", "", ""]
+
+
+def test_the_bounds_have_a_table(path):
+    lines = tables(Run.read(path))["machine"].splitlines()
+    assert lines[0] == "A $5 chip, torch 2.13.0 (AVX2, MKL), Python 3.11, 2026-11-24."
+    assert lines[-1] == "| 2 | 8.0 | 5.0 | 10.0 | 9.0 | 100.0 | 50.0 |"
 
 
 def test_best_other_is_right_and_not_ours(path):
