@@ -8,10 +8,14 @@ bound close to 1 means: as fast as the machine's best code. The share may exceed
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -55,22 +59,24 @@ def measure_bounds(elements: int = 2**26, side: int = 2304) -> dict[str, float]:
 
 
 def bounds_by_threads(**sizes: int) -> dict[str, dict[str, float]]:
-    """The bounds of one thread, and of as many as torch uses; the keys are text, as in a result file."""
+    """The bounds of one thread, and of as many as torch uses; the keys are text, as in a result file.
+
+    Each in a process of its own: `torch.set_num_threads` leaves MKL in another mode than it was in, in which what is timed
+    afterwards takes another time, and `torch.linalg.solve` of batches may stop.
+    """
     found = {}
     for threads in sorted({1, torch.get_num_threads()}):
-        with using_threads(threads):
-            found[str(threads)] = measure_bounds(**sizes)
+        count = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        answer = subprocess.run(
+            [sys.executable, "-m", "benchmarks.bounds", json.dumps(sizes)],
+            env={**os.environ, **count},
+            cwd=Path(__file__).parent.parent,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        found[str(threads)] = json.loads(answer.stdout)
     return found
-
-
-@contextmanager
-def using_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _least(run: Callable[[], object]) -> float:
@@ -82,3 +88,7 @@ def _least(run: Callable[[], object]) -> float:
         run()
         times.append(time.perf_counter() - begin)
     return min(times)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_bounds(**json.loads(sys.argv[1]))))

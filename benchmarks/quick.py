@@ -14,8 +14,6 @@ QUICK = (
     "test_moments.py::test_second_moments[(32768, 512)-x.T @ x",
     "test_moments.py::test_second_moments[NCHW 128×256×28×28-stitchkern",
     "test_moments.py::test_second_moments[NCHW 128×256×28×28-x.T @ x",
-    "test_lsq.py::test_all_ranks[statistics given-stitchkern",
-    "test_lsq.py::test_all_ranks[statistics given-fitted values, SVD (float32)",
     "test_lsq.py::test_small_problems[64-",
     "test_lsq.py::test_small_problems[256-",
     "test_hsic.py::test_cka[RBF-stitchkern",
@@ -31,6 +29,7 @@ QUICK = (
     "test_similarity.py::test_distances[mutual k-NN, k = 10-products",
     "test_task.py::test_step[1-",
     "test_scaling.py::",
+    "test_threads.py::",
 )
 
 

@@ -1,4 +1,4 @@
-"""How times grow with samples n, features p, layers and threads: few sizes of each family, ours beside a plain way.
+"""How times grow with samples n, features p and layers (threads: test_threads.py): few sizes of each family, ours beside a plain way.
 
 The shares of the bound say where fixed costs end; the rows of one axis, whether time grows as the work does. Answers
 are verified first, as in the files of the families.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 import stitchkern as sk
 from benchmarks import formulas
-from benchmarks.bounds import Work, using_threads
+from benchmarks.bounds import Work
 from benchmarks.measure import OURS, measure
 from benchmarks.test_hsic import by_matrices, cka_of
 from benchmarks.test_lsq import PROBLEMS, batch, work_of
@@ -138,13 +138,6 @@ CASES: dict[str, tuple[Callable[..., Problem], tuple[int, ...]]] = {
     **{f"maps in pairs of layers: {k} problems, p = q = 64": (maps, (k,)) for k in (8, 32, 128)},
     **{f"Lasso path in p: 50 α, p = q = {p}": (lasso, (p,)) for p in (32, 64, 128)},
 }
-IN_THREADS: dict[str, tuple[Callable[..., Problem], tuple[int, ...]]] = {
-    "moments (32768, 256)": (moments, (32768, 256)),
-    "RBF CKA, n = 2,048, p = q = 256": (rbf_cka, (2048, 256)),
-    "maps, 128 problems, p = q = 64": (maps, (128,)),
-    "Lasso path, 50 α, p = q = 128": (lasso, (128,)),
-}
-THREADS = sorted({1, torch.get_num_threads()})
 
 
 def ways(problem: Callable[..., Problem]) -> list[str]:
@@ -171,10 +164,3 @@ def record(benchmark, case: str, contender: str, make: Callable[..., Problem], s
 @pytest.mark.parametrize("case, contender", [(c, w) for c in CASES for w in ways(CASES[c][0])])
 def test_sizes(case, contender, benchmark):
     record(benchmark, case, contender, *CASES[case])
-
-
-@pytest.mark.parametrize("threads", THREADS)
-@pytest.mark.parametrize("case, contender", [(c, w) for c in IN_THREADS for w in ways(IN_THREADS[c][0])])
-def test_threads(case, contender, threads, benchmark):
-    with using_threads(threads):
-        record(benchmark, f"{case}, {threads} thread{'s' * (threads > 1)}", contender, *IN_THREADS[case])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import plot
-from benchmarks.bounds import Work, bounds_by_threads, least_seconds, measure_bounds, using_threads
+from benchmarks.bounds import Work, bounds_by_threads, least_seconds, measure_bounds
 from benchmarks.measure import OURS, measure
 from benchmarks.quick import is_quick, unknown
 from benchmarks.run import Run, best_other
@@ -139,12 +139,10 @@ def test_bounds_are_rates():
     assert set(found) == set(BOUNDS) and all(rate > 1e6 for rate in found.values())
 
 
-def test_bounds_of_each_number_of_threads_and_back():
-    before = torch.get_num_threads()
-    with using_threads(2):
-        assert list(bounds_by_threads(elements=2**10, side=16)) == ["1", "2"]
-        assert torch.get_num_threads() == 2
-    assert torch.get_num_threads() == before
+def test_bounds_of_each_number_of_threads():
+    found = bounds_by_threads(elements=2**14, side=64)
+    assert list(found) == [str(threads) for threads in sorted({1, torch.get_num_threads()})]
+    assert all(set(bounds) == set(BOUNDS) for bounds in found.values())
 
 
 class Benchmark:
