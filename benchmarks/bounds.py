@@ -61,8 +61,8 @@ def measure_bounds(elements: int = 2**26, side: int = 2304) -> dict[str, float]:
 def bounds_by_threads(**sizes: int) -> dict[str, dict[str, float]]:
     """The bounds of one thread, and of as many as torch uses; the keys are text, as in a result file.
 
-    Each in a process of its own: `torch.set_num_threads` leaves MKL in another mode than it was in, in which what is timed
-    afterwards takes another time, and `torch.linalg.solve` of batches may stop.
+    Each in a process of its own: `torch.set_num_threads` leaves MKL in another mode than it was in, in which what
+    follows may take another time, and `torch.linalg.solve` of batches stops with an error.
     """
     found = {}
     for threads in sorted({1, torch.get_num_threads()}):

@@ -1,7 +1,7 @@
-"""How times grow with samples n, features p and layers (threads: test_threads.py): few sizes of each family, ours beside a plain way.
+"""How times grow with samples n, features p and layers: few sizes of each family, ours beside a plain way.
 
-The shares of the bound say where fixed costs end; the rows of one axis, whether time grows as the work does. Answers
-are verified first, as in the files of the families.
+With threads: test_threads.py. The shares of the bound say where fixed costs end; the rows of one axis, whether time
+grows as the work does. Answers are verified first, as in the files of the families.
 """
 
 from __future__ import annotations
