@@ -24,7 +24,7 @@ from statistics import NormalDist, median, quantiles
 from benchmarks.run import Measurement, Run
 
 #: noise between runs where too few other ways say how large it is, and the least that is believed otherwise
-ASSUMED_NOISE, LEAST_NOISE = 0.10, 0.02
+ASSUMED_NOISE, LEAST_NOISE = 0.15, 0.02
 ENOUGH = 8  # other ways
 FALSE_ALARMS = 0.05
 #: standard deviations of a normal distribution between its quartiles, and from its median to half of all distances
