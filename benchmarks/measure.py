@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,8 @@ from benchmarks.bounds import Work
 OURS = "stitchkern"
 #: for a look at whether everything runs: no number of such a run means anything
 SMALL = bool(os.environ.get("STITCHKERN_BENCH_SMALL"))
+#: seconds that short runs are repeated for, as a moment of few rounds may be a bad one, and the most rounds that are made
+ENOUGH, MOST_ROUNDS = 0.2, 50
 #: an error above this makes an answer wrong; generous, so that more of the others count
 WRONG = 1e-2
 
@@ -41,6 +44,8 @@ def measure(
 ) -> None:
     """Time run(*setup()) after check() has said how large the error of its answers is.
 
+    ``rounds`` are made at least; of what has a ``warmup`` and is short, more.
+
     ``error``, of the answer that was timed, takes the place of check()'s in the table, for those whose full problem is
     too long to be done twice. Ours must not err by more than ``allowed``; of others an error above ``wrong`` is marked,
     and whoever stops with an exception is kept with that as its answer. ``work`` is what the case takes at least, of
@@ -56,6 +61,8 @@ def measure(
     assert contender != OURS or found < allowed, f"a wrong answer is not worth timing: {found}"
     case = f"{case} [small run]" if SMALL else case
     benchmark.group = case
+    if warmup and not stopped:
+        rounds = max(rounds, min(MOST_ROUNDS, int(ENOUGH / _seconds(run, setup))))
     before = resident()
     rounds = 1 if SMALL or stopped else rounds
     answer = benchmark.pedantic(
@@ -78,6 +85,13 @@ def measure(
         **({} if clock is None or stopped else {"seconds": clock()}),
         **more,
     )
+
+
+def _seconds(run: Callable, setup: Callable[[], tuple]) -> float:
+    arguments = setup()
+    begin = time.perf_counter()
+    run(*arguments)
+    return time.perf_counter() - begin
 
 
 def resident() -> int | None:

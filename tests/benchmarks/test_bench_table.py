@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -176,6 +177,17 @@ def test_what_a_measurement_keeps():
     info = benchmark.extra_info
     assert info["wrong"] and not info["stopped"] and info["seconds"] == clock
     assert (info["bytes"], info["flop"], info["arithmetic"]) == (8.0, 4.0, "float64")
+
+
+def test_what_is_short_has_more_rounds():
+    rounds = {}
+    for seconds in (0.0, 0.05):
+        benchmark = Benchmark()
+        measure(
+            benchmark, lambda s=seconds: sleep(s), lambda: 0.0, family="a", case="a", contender="b", rounds=2, warmup=1
+        )
+        rounds[seconds] = benchmark.rounds
+    assert rounds[0.0] > 20 and rounds[0.05] <= 5  # one of which is the warm-up
 
 
 def test_who_stops_is_kept_with_the_reason():
