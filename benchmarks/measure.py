@@ -18,7 +18,7 @@ from benchmarks.bounds import Work
 OURS = "stitchkern"
 #: for a look at whether everything runs: no number of such a run means anything
 SMALL = bool(os.environ.get("STITCHKERN_BENCH_SMALL"))
-#: seconds that short runs are repeated for, as a moment of few rounds may be a bad one, and the most rounds that are made
+#: seconds that short runs are repeated for, as a moment of few rounds may be a bad one; the most rounds made
 ENOUGH, MOST_ROUNDS = 0.2, 50
 #: an error above this makes an answer wrong; generous, so that more of the others count
 WRONG = 1e-2
