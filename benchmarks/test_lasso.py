@@ -213,3 +213,72 @@ def test_path(case, contender, benchmark):
         wrong=2 * RIGHT,
         clock=lambda: seconds,
     )
+
+
+# ------------------------------------------------------------------------------------------ one penalty, from the data
+
+
+@cache
+def rows() -> tuple[np.ndarray, np.ndarray, sk.Statistics, float]:
+    """X and Y as scikit-learn prefers them in memory, their statistics, and an α that leaves a part of the features."""
+    g = np.random.default_rng(0)
+    x = g.standard_normal((N, P))
+    y = x @ (g.standard_normal((P, P)) * (g.random((P, P)) < 0.2))
+    y += y.std(0) * g.standard_normal((N, P)) + 3
+    stats = sk.Statistics.of(sk.Moments(P, P, precision="float64").update(torch.from_numpy(x), torch.from_numpy(y)))
+    return np.asfortranarray(x), np.asfortranarray(y), stats, 0.1 * float(stats.cov_xy.abs().max())
+
+
+#: way -> whether the Gram matrix of all targets is made first (None: ours)
+FITS = {OURS: None, "scikit-learn Lasso.fit": False, "scikit-learn Lasso.fit, precompute=True": True}
+
+
+@pytest.mark.parametrize("contender", FITS)
+def test_fit(contender, benchmark):
+    """scikit-learn goes target by target: timed on 1 and on 1 + SOME, so that what it does once is counted once."""
+    linear = pytest.importorskip("sklearn.linear_model")
+    from stitchkern import estimators
+
+    x, y, stats, alpha = rows()
+    gram = FITS[contender]
+    counts = [P] if gram is None else [1, 1 + SOME]
+
+    def fit(count: int) -> Tensor:
+        if gram is None:
+            model = estimators.Lasso(alpha)
+        else:
+            model = linear.Lasso(alpha, tol=1e-9, max_iter=100_000, precompute=gram)
+        return torch.from_numpy(np.atleast_2d(model.fit(x, y[:, :count]).coef_))
+
+    def violation_of(weight: Tensor) -> float:
+        some, zero = slice(0, len(weight)), torch.zeros(len(weight), dtype=torch.float64)
+        score = reference.lasso_score(
+            stats.cov_xx, stats.cov_xy[:, some], zero, weight, torch.full_like(zero, alpha), zero
+        )
+        return float(score["violation"].max())
+
+    error = violation_of(fit(counts[-1]))
+    if contender == OURS:
+        assert error <= RIGHT, "a wrong answer is not worth timing"
+    seconds = []
+
+    def timed() -> None:
+        taken = []
+        for count in counts:
+            begin = time.perf_counter()
+            fit(count)
+            taken.append(time.perf_counter() - begin)
+        seconds.append(taken[0] if gram is None else taken[0] + (taken[1] - taken[0]) / SOME * (P - 1))
+
+    case = f"Lasso.fit from the data, n = {N:,}, p = q = {P}"
+    benchmark.group = case
+    benchmark.pedantic(timed, rounds=3, warmup_rounds=0)
+    benchmark.extra_info.update(
+        family="lasso",
+        case=case,
+        contender=contender + ("" if gram is None else f" ({1 + SOME} targets, counted for {P})"),
+        error=error,
+        wrong=not error <= 2 * RIGHT,
+        threads=torch.get_num_threads(),
+        seconds=sorted(seconds)[len(seconds) // 2],
+    )

@@ -10,7 +10,24 @@ try:
 except ImportError as e:
     raise ImportError("stitchkern.estimators needs scikit-learn 1.6 or later: pip install stitchkern[sklearn]") from e
 
+from stitchkern.estimators.lasso import ConvergenceWarning, ElasticNet, Lasso, MultiTaskElasticNet, MultiTaskLasso
+from stitchkern.estimators.lasso_cv import ElasticNetCV, LassoCV, MultiTaskElasticNetCV, MultiTaskLassoCV
 from stitchkern.estimators.regression import LinearRegression, OrthogonalProcrustes, ReducedRankRegression, Ridge
 from stitchkern.estimators.ridge_cv import RidgeCV
 
-__all__ = ["LinearRegression", "OrthogonalProcrustes", "ReducedRankRegression", "Ridge", "RidgeCV"]
+__all__ = [
+    "ConvergenceWarning",
+    "ElasticNet",
+    "ElasticNetCV",
+    "Lasso",
+    "LassoCV",
+    "LinearRegression",
+    "MultiTaskElasticNet",
+    "MultiTaskElasticNetCV",
+    "MultiTaskLasso",
+    "MultiTaskLassoCV",
+    "OrthogonalProcrustes",
+    "ReducedRankRegression",
+    "Ridge",
+    "RidgeCV",
+]

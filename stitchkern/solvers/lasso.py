@@ -40,6 +40,7 @@ class LassoPath:
             largest \|cov_xy\| of the target (grouped: to the largest norm of a row).
         sweeps: (a,) steps of the target that took most.
         converged: (a,) violation ≤ tol.
+        target_gap, target_sweeps: (a, q) of each target, the gap's in units of its own (grouped: its share).
     """
 
     alphas: Tensor
@@ -51,6 +52,8 @@ class LassoPath:
     violation: Tensor
     sweeps: Tensor
     converged: Tensor
+    target_gap: Tensor = field(repr=False)
+    target_sweeps: Tensor = field(repr=False)
     _stats: Statistics = field(repr=False)
     _problem: LassoProblem = field(repr=False)
     _coefficients: Coefficients = field(repr=False)
@@ -103,6 +106,19 @@ class LassoPath:
         if threshold is not None:
             weight = torch.where(weight.abs() < threshold, 0.0, weight)
         return self._debiased(weight) if debias else self._map(weight)
+
+    def error(self, held: Statistics) -> Tensor:
+        r"""(a, q) each target's E (M x + b − y)² on other data, such as a held-out fold, from its statistics.
+
+        .. math:: s_{yy} - 2\,m^\top s_{xy} + m^\top S_{xx}\,m + (m^\top \bar x + b - \bar y)^2
+        """
+        stats, found = self._stats, []
+        dx, dy = held.mean_x - stats.mean_x, held.mean_y - stats.mean_y
+        for i in range(len(self)):
+            m = self.weight(i)
+            left = held.cov_yy.diagonal() - 2 * (m * held.cov_xy.mT).sum(1) + ((m @ held.cov_xx) * m).sum(1)
+            found.append(left.clamp(min=0.0) + (m @ dx - dy).square())
+        return torch.stack(found)
 
     def debias(self, index: int) -> AffineMap:
         """Least squares on the support of ``path[index]``, for each target."""
@@ -199,15 +215,15 @@ def lasso_path(
         grid = check_alphas(alphas, stats)
         if grouped and not bool((grid == grid[:, :1]).all()):
             raise ValueError("a group is penalised for all targets together: alphas must be (a,)")
-        return _solve(stats, problem, grid, shared=torch.as_tensor(alphas).ndim < 2)
+        return _checked(solve_path(stats, problem, grid, shared=torch.as_tensor(alphas).ndim < 2))
     if l1_ratio == 0:
         raise ValueError("without a 1-norm (l1_ratio=0) no α is the largest: give alphas")
-    grid = _default_grid(problem, n_alphas, eps, stats.q)
+    grid = default_alphas(problem, n_alphas, eps)
     if sparsity is not None:
         from stitchkern.solvers.lasso_sparsity import alphas_of
 
         grid = alphas_of(problem, grid, sparsity).expand(stats.q, -1).T
-    return _solve(stats, problem, grid, shared=True)
+    return _checked(solve_path(stats, problem, grid, shared=True))
 
 
 def _where(have: Tensor, name: str, wanted: float) -> Tensor:
@@ -230,19 +246,24 @@ def check_alphas(alphas: Sequence[float] | Tensor, stats: Statistics) -> Tensor:
     return grid.sort(0, descending=True).values
 
 
-def _default_grid(problem: LassoProblem, count: int, eps: float, q: int) -> Tensor:
-    largest = problem.largest().amax()
-    if not bool(largest > 0):  # nothing to explain: any α gives M = 0
-        largest = torch.finfo(torch.float64).tiny / eps * torch.ones_like(largest)
-    powers = torch.linspace(0, 1, count, dtype=torch.float64, device=largest.device)
-    return (largest * eps**powers).reshape(-1, 1).expand(-1, q)
+def default_alphas(problem: LassoProblem, count: int, eps: float, *, per_target: bool = False) -> Tensor:
+    """(a, q) in geometric steps from the smallest α with M = 0, of all targets or of each, down to ``eps`` times it."""
+    largest = problem.largest()
+    if not per_target:
+        largest = largest.amax().expand_as(largest)
+    # where there is nothing to explain, any α gives 0
+    largest = torch.where(largest > 0, largest, torch.finfo(torch.float64).tiny / eps)
+    return largest * eps ** torch.linspace(0, 1, count, dtype=torch.float64, device=largest.device)[:, None]
 
 
-def _solve(stats: Statistics, problem: LassoProblem, grid: Tensor, *, shared: bool) -> LassoPath:
+def solve_path(
+    stats: Statistics, problem: LassoProblem, grid: Tensor, *, shared: bool, start: Tensor | None = None
+) -> LassoPath:
+    """The path over α (a, q) from ``start`` (q, p), converged or not; ``shared``: all targets have the same α."""
     penalty, (a, q) = problem.penalty, grid.shape
     coefficients = Coefficients(a, q, stats.p)
     score = grid.new_empty(a, q, len(LASSO_SCORES))
-    for block in problem.solve(grid):
+    for block in problem.solve(grid, start):
         coefficients.add(block.alphas, block.targets, block.coefficients)
         score[block.alphas, block.targets] = block.score
     violation, gap, explained, norm, squares, sweeps, nonzero = score.unbind(-1)
@@ -252,14 +273,6 @@ def _solve(stats: Statistics, problem: LassoProblem, grid: Tensor, *, shared: bo
     scaled = grid * penalty.l1_ratio * norm * (problem.unit_y / problem.unit_x)
     ridge = grid * (1 - penalty.l1_ratio) * squares * (problem.unit_y / problem.unit_x).square()
     worst = violation.amax(1)
-    converged = worst <= penalty.tol
-    if not bool(converged.all()):
-        warnings.warn(
-            f"{int((~converged).sum())} of {a} α did not reach tol={penalty.tol:g} in {penalty.max_sweeps} sweeps; the "
-            f"largest violation is {float(worst.max()):.2g}",
-            NotConvergedWarning,
-            stacklevel=3,
-        )
     return LassoPath(
         alphas=grid[:, 0].contiguous() if shared else grid.contiguous(),
         sparsity=1 - nonzero.sum(1) / (q * stats.p),
@@ -269,8 +282,28 @@ def _solve(stats: Statistics, problem: LassoProblem, grid: Tensor, *, shared: bo
         gap=(gap * unit).sum(1).clamp(min=0.0),
         violation=worst,
         sweeps=sweeps.amax(1).long(),
-        converged=converged,
+        converged=worst <= penalty.tol,
+        target_gap=gap * unit,
+        target_sweeps=sweeps.long(),
         _stats=stats,
         _problem=problem,
         _coefficients=coefficients,
     )
+
+
+def unconverged(path: LassoPath) -> str | None:
+    """What to warn of."""
+    if bool(path.converged.all()):
+        return None
+    penalty = path._problem.penalty
+    return (
+        f"{int((~path.converged).sum())} of {len(path)} α did not reach tol={penalty.tol:g} in {penalty.max_sweeps} "
+        f"sweeps; the largest violation is {float(path.violation.max()):.2g}"
+    )
+
+
+def _checked(path: LassoPath) -> LassoPath:
+    message = unconverged(path)
+    if message:
+        warnings.warn(message, NotConvergedWarning, stacklevel=3)
+    return path

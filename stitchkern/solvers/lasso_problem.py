@@ -14,6 +14,9 @@ from stitchkern.statistics import Statistics
 
 #: coefficients of one call at most
 _NUMBERS = 1 << 23
+#: penalties on the way to one, at most
+_HALVINGS = 10
+_SWEEPS = ops.LASSO_SCORES.index("sweeps")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,25 @@ class LassoProblem:
         cross = self.cross.clamp(min=0.0) if self.penalty.positive else self.cross.abs()
         most = _lengths(cross).amax().expand(cross.shape[1]) if self.penalty.grouped else cross.amax(0)
         return most * self.unit_x * self.unit_y / self.penalty.l1_ratio
+
+    def approach(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
+        """Where to start for α (q,): the optima (q, p) of about 2 α, found by way of 4 α and so on; steps (q,) of each.
+
+        Few features come and go between one and the next, where thousands may on the way from 0 at once.
+        """
+        found, steps = self.cross.new_zeros(self.cross.shape[::-1]), self.cross.new_zeros(len(alphas))
+        if self.penalty.l1_ratio == 0:  # nothing comes or goes
+            return found, steps
+        high = self.largest().maximum(alphas)
+        ratio = torch.where(high > 0, alphas.maximum(high * 2.0**-_HALVINGS) / high, 1.0)
+        count = int((-ratio.amin().log2()).ceil())
+        if count < 2:
+            return found, steps
+        share = torch.arange(1, count, dtype=torch.float64, device=ratio.device)[:, None] / count
+        for block in self.solve(high * ratio**share):
+            found[block.targets] = block.coefficients[-1]
+            steps[block.targets] += block.score[..., _SWEEPS].sum(0)
+        return found, steps
 
     def solve(self, alphas: Tensor, start: Tensor | None = None) -> Iterator[Block]:
         """The optima for α (a, q), each target's from large to small, block by block.

@@ -284,3 +284,35 @@ def test_says_where_it_did_not_converge(generator):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sk.lasso_path(m, n_alphas=3)
+
+
+@pytest.mark.parametrize("per_target", [False, True])
+def test_error_on_other_data(generator, per_target):
+    x, y = conditioned(generator, 400, 12, 3)
+    held_x, held_y = x[300:] + 5, y[300:]
+    alphas = torch.rand(4, 3, generator=generator, dtype=torch.float64) if per_target else [1.0, 0.3, 0.01]
+    path = sk.lasso_path(moments(x[:300], y[:300]), alphas)
+    found = path.error(sk.Statistics.of(moments(held_x, held_y)))
+    expected = torch.stack([(path[i](held_x) - held_y).square().mean(0) for i in range(len(path))])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert (path.target_gap.sum(1) - path.gap).abs().max() <= 1e-12 and path.target_sweeps.shape == found.shape
+    assert (path.target_sweeps.amax(1) == path.sweeps).all()
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.3, 0.0])
+def test_approach_ends_near(generator, grouped, l1_ratio):
+    """Each step of the way is an optimum, the last one of at most about twice the penalty; α = 0 ends it too."""
+    x, y = conditioned(generator, 300, 10, 4)
+    stats = sk.Statistics.of(moments(x, y))
+    problem = LassoProblem(stats, Penalty(l1_ratio, False, grouped, 1e-10, 10_000))
+    for share in (0.0, 0.01, 0.5, 2.0):
+        alphas = (share * stats.cov_xy.abs().max()).expand(4)
+        start, steps = problem.approach(alphas)
+        assert start.shape == (4, 10) and steps.shape == (4,)
+        near, far = (torch.cat([b.coefficients[-1] for b in problem.solve(alphas[None], s)]) for s in (start, None))
+        torch.testing.assert_close(near, far, rtol=1e-6, atol=1e-8)
+        if l1_ratio == 1 and share == 0.01:
+            assert (start - near).norm() < 0.5 * near.norm() and (steps > 0).any()
+        if share == 2.0:
+            assert (start == 0).all()
