@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch.testing import assert_close
 
 import stitchkern as sk
@@ -64,6 +65,22 @@ def test_no_and_all_connections(kernel, make):
     assert_close(stitch(x), Stitch.from_affine(weight, torch.arange(6.0))(x))
     stitch(x).sum().backward()
     assert stitch.nonzeros == int(weight.sum()) and stitch.values.grad.shape == (stitch.nonzeros,)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "q, p, shape", [(4, 0, (2, 0, 3, 3)), (0, 4, (2, 4, 3, 3)), (3, 4, (2, 4, 0, 3)), (4, 0, (2, 0))]
+)
+def test_no_channels_or_positions(q, p, shape, kernel):
+    stitch = SparseStitch.from_dense(torch.ones(q, p), torch.arange(float(q)), kernel=kernel)
+    y = stitch(torch.randn(shape))
+    assert_close(y, torch.arange(float(q)).view(-1, *[1] * (len(shape) - 2)).expand(2, q, *shape[2:]))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_shapes_without_data(kernel):
+    stitch = SparseStitch.from_dense(*matrix(), kernel=kernel).to("meta")
+    assert stitch(torch.empty(2, 9, 4, 4, device="meta")).shape == (2, 12, 4, 4)
 
 
 def test_from_dense_keeps_what_is_above_the_threshold():
@@ -140,6 +157,24 @@ def test_state_dict_brings_its_pattern():
     damaged = {**stitch.state_dict(), "col": stitch.col + 5}
     with pytest.raises(ShapeError, match=r"col must rise within each row, without repeats, and be 0 … 8"):
         other.load_state_dict(damaged)
+
+
+@pytest.mark.parametrize("change", ["no values", "few values", "another q"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_state_that_does_not_fit_changes_no_pattern(change, strict):
+    stitch, x = SparseStitch.from_dense(*matrix(), kernel="sparse"), torch.randn(2, 9, 4, 4)
+    q = 11 if change == "another q" else 12
+    state = SparseStitch.from_dense(torch.eye(q, 9).roll(2, 1), torch.zeros(q)).state_dict()
+    if change == "no values":
+        del state["values"]
+    if change == "few values":
+        state["values"] = state["values"][:3]
+    before = stitch.to_dense().detach().clone()
+    name = "crow" if change == "another q" else "values"
+    with pytest.raises(RuntimeError, match=rf"size mismatch for {name}: .*got"):
+        stitch.load_state_dict(state, strict=strict)
+    assert torch.equal(stitch.to_dense(), before)
+    assert_close(stitch(x), dense_of(stitch)(x))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -280,6 +315,31 @@ def test_measuring_leaves_no_trace(monkeypatch):
         assert_close(stitch(torch.randn(2, 9, 4, 4)).shape, torch.Size((2, 12, 4, 4)))
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_measuring_inside_an_activation_checkpoint(reentrant, monkeypatch):
+    monkeypatch.setattr(cost, "_measured", {})
+    stitch, x = SparseStitch.from_dense(*matrix()), torch.randn(2, 9, 4, 4, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(stitch, x, use_reentrant=reentrant).square().sum().backward()
+    found, stitch.values.grad = stitch.values.grad, None
+    stitch(x).square().sum().backward()
+    assert_close(found, stitch.values.grad)
+
+
+def test_measuring_calls_no_hooks(monkeypatch):
+    monkeypatch.setattr(cost, "_measured", {})
+    stitch, x = SparseStitch.from_dense(*matrix()), torch.randn(2, 9, 4, 4, requires_grad=True)
+    called = []
+    for t in (stitch.values, stitch.bias, x):
+        t.register_hook(called.append)
+    y = stitch(x)
+    assert cost.measured() and not called
+    y.sum().backward()
+    assert len(called) == 3
+    cost.measured().clear()
+    with torch.autograd.detect_anomaly(check_nan=True):  # x may have NaN where nothing looks at it
+        stitch(torch.full((2, 9), torch.nan))
+
+
 def test_a_named_kernel_is_not_measured(costs):
     _, calls = costs
     for kernel in ("sparse", "dense", "compact"):
@@ -322,3 +382,16 @@ def test_bad_input_is_named():
         stitch(torch.zeros(2, 8, 3, 3))
     with pytest.raises(TypeError, match=r"x must be torch.float32, the type of the stitch; got torch.float64"):
         stitch(torch.zeros(2, 9).double())
+    with pytest.raises(TypeError, match="x must be a tensor; got list"):
+        stitch([[0.0] * 9])
+    with pytest.raises(TypeError, match="col must be a tensor; got list"):
+        SparseStitch(5, 1, torch.tensor([0, 1]), [2])
+    with pytest.raises(ShapeError, match="p and q must be at least 0; got -5 and 1"):
+        SparseStitch(-5, 1, torch.tensor([0, 0]), torch.tensor([], dtype=torch.long))
+    for bad, got in ((weight.long(), "int64"), (weight.to_sparse(), "sparse_coo"), (weight.tolist(), "list")):
+        with pytest.raises(TypeError, match=f"weight must be a dense tensor of a floating-point type; got .*{got}"):
+            SparseStitch.from_dense(bad)
+    with pytest.raises(TypeError, match="bias must be a dense tensor of a floating-point type; got list"):
+        SparseStitch.from_dense(weight, bias.tolist())
+    with pytest.raises(NotFiniteError, match="bias holds NaN or Inf"):
+        SparseStitch.from_dense(weight, bias / 0)

@@ -25,6 +25,9 @@ LAYOUTS = {
     "nhwc": lambda g, p: (torch.randn(3, 5, 4, p, generator=g), -1),
     "channels_last": lambda g, p: (torch.randn(3, p, 5, 9, generator=g).to(memory_format=torch.channels_last), 1),
     "cropped": lambda g, p: (torch.randn(2, p, 9, 8, generator=g)[:, :, 1:-1, 2:-1], 1),
+    # as many positions as a tile has: the first and the last are where they would be if it were contiguous
+    "tile-transposed": lambda g, p: (torch.randn(3, p, 4, 8, generator=g).mT, 1),
+    "half-tile-transposed": lambda g, p: (torch.randn(3, p, 4, 4, generator=g).mT, 1),
     "batch-sliced": lambda g, p: (torch.randn(6, p, 7, 7, generator=g)[::2], 1),
     "expanded": lambda g, p: (torch.randn(4, p, 1, 1, generator=g).expand(4, p, 3, 2), 1),
     "one-image": lambda g, p: (torch.randn(1, p, 11, 13, generator=g), 1),

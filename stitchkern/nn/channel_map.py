@@ -48,6 +48,8 @@ class ChannelMap(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor; got {type(x).__name__}")
         if x.ndim not in (2, 3, 4):
             raise ShapeError(f"x must be (n, c), (n, t, c) or (n, c, h, w); got {tuple(x.shape)}")
         dim = 1 if x.ndim == 4 else -1
@@ -78,4 +80,8 @@ class ChannelMap(nn.Module):
 
 def map_densely(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """weight (q, p) x + bias over dimension 1 of x (n, p, h, w), or over the last one of (n, p) and (n, t, p)."""
-    return F.conv2d(x, weight[:, :, None, None], bias) if x.ndim == 4 else F.linear(x, weight, bias)
+    if x.ndim != 4:
+        return F.linear(x, weight, bias)
+    if 0 in weight.shape or 0 in x.shape[2:]:  # convolutions refuse these, or forget the channels
+        return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
+    return F.conv2d(x, weight[:, :, None, None], bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -86,6 +87,11 @@ class SparseStitch(ChannelMap):
         super().__init__(size, resize)
         if kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}")
+        if p < 0 or q < 0:
+            raise ShapeError(f"p and q must be at least 0; got {p} and {q}")
+        for name, t in (("crow", crow), ("col", col)):
+            if not isinstance(t, Tensor):
+                raise TypeError(f"{name} must be a tensor; got {type(t).__name__}")
         self.p, self.q, self.kernel = int(p), int(q), kernel
         #: what "auto" took last; None before the first call
         self.chosen: str | None = None
@@ -122,13 +128,20 @@ class SparseStitch(ChannelMap):
             options: of the constructor: size, resize, kernel.
 
         Raises:
-            ShapeError: weight is not (q, p), or bias not (q,). NotFiniteError: weight holds NaN or Inf.
+            ShapeError: weight is not (q, p), or bias not (q,). NotFiniteError: weight or bias holds NaN or Inf.
+            TypeError: either is no dense tensor of a floating-point type.
             ValueError: a threshold below 0, or a bias beside an ``AffineMap``.
         """
-        if not isinstance(weight, Tensor):
+        if isinstance(getattr(weight, "weight", None), Tensor):
             if bias is not None:
                 raise ValueError("bias must be None beside an AffineMap, which has its own")
             weight, bias, dtype = weight.weight, weight.bias, dtype or torch.float32
+        for name, t in (("weight", weight), ("bias", bias)):
+            if name == "bias" and t is None:
+                continue
+            if not isinstance(t, Tensor) or not t.is_floating_point() or t.layout != torch.strided:
+                got = f"{t.dtype}, {t.layout}" if isinstance(t, Tensor) else type(t).__name__
+                raise TypeError(f"{name} must be a dense tensor of a floating-point type; got {got}")
         if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
             raise ShapeError(
                 "weight must be (q, p) and bias (q,); "
@@ -137,8 +150,9 @@ class SparseStitch(ChannelMap):
         if not threshold >= 0 or math.isinf(threshold):
             raise ValueError(f"threshold must be 0 or more; got {threshold}")
         weight = weight.detach()
-        if not bool(weight.isfinite().all()):
-            raise NotFiniteError("weight holds NaN or Inf")
+        for name, t in (("weight", weight), ("bias", bias)):
+            if t is not None and not bool(t.isfinite().all()):
+                raise NotFiniteError(f"{name} holds NaN or Inf")
         kept = weight.abs() > threshold
         row, col = kept.nonzero(as_tuple=True)
         crow = torch.zeros(len(weight) + 1, dtype=torch.long, device=weight.device)
@@ -209,7 +223,7 @@ class SparseStitch(ChannelMap):
         return self.bias.to(y.dtype).view(-1, *[1] * (2 if y.ndim == 4 else 0))
 
     def _typed(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):
+        if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
             return x.to(torch.get_autocast_dtype(x.device.type)) if x.dtype != torch.float64 else x
         if x.dtype != self.values.dtype:
             raise TypeError(f"x must be {self.values.dtype}, the type of the stitch; got {x.dtype}")
@@ -225,11 +239,21 @@ class SparseStitch(ChannelMap):
         wanted = [t for t in (x, self.values, self.bias) if t is not None and t.requires_grad]
         gradients = torch.is_grad_enabled() and bool(wanted)
         sizes = (self.p, self.q, self.nonzeros, len(self.rows_used), len(self.columns_used))
-        ways = self._ways()
+        double = self._double()
+        ways = double._ways()
         if len(self.rows_used) == self.q and len(self.columns_used) == self.p:
             del ways["compact"]
-        self.chosen = cost.cheapest(ways, x, sizes, [self.values, self.bias], gradients=gradients)
+        self.chosen = cost.cheapest(ways, x, sizes, [double.values, double.bias], gradients=gradients)
         return self.chosen
+
+    def _double(self) -> SparseStitch:
+        """The same numbers in parameters of its own, whose gradients no hook hears of."""
+        double = copy(self)
+        double._parameters = {
+            name: None if t is None else nn.Parameter(t.detach(), t.requires_grad)
+            for name, t in self._parameters.items()
+        }
+        return double
 
     def _rule(self, x: Tensor) -> str:
         few = self.density <= (0.25 if x.device.type == "cpu" else 0.1)
@@ -256,9 +280,25 @@ class SparseStitch(ChannelMap):
             self.register_buffer(name, member, persistent=name in ("crow", "col"))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Adopts the pattern that comes along, with its values, or changes nothing but the bias."""
         crow, col = (state_dict.get(prefix + name, getattr(self, name)) for name in ("crow", "col"))
-        same = torch.equal(crow.cpu(), self.crow.cpu()) and torch.equal(col.cpu(), self.col.cpu())
-        if not same and len(crow) == self.q + 1:  # of another q: the base class says so
+        values = state_dict.get(prefix + "values")
+        if not all(isinstance(t, Tensor) for t in (crow, col)):
+            raise TypeError(f"crow and col must be tensors; got {type(crow).__name__} and {type(col).__name__}")
+        if not (torch.equal(crow.cpu(), self.crow.cpu()) and torch.equal(col.cpu(), self.col.cpu())):
+            if crow.ndim == 1 and len(crow) != self.q + 1:
+                rest[-1].append(
+                    f"size mismatch for {prefix}crow: the stitch has q = {self.q} outputs, so that it is "
+                    f"({self.q + 1},); got {tuple(crow.shape)}"
+                )
+                return
+            if not isinstance(values, Tensor) or values.shape != col.shape:
+                got = "none" if values is None else tuple(values.shape) if isinstance(values, Tensor) else type(values)
+                rest[-1].append(
+                    f"size mismatch for {prefix}values: {prefix}crow and {prefix}col are of another pattern, which "
+                    f"takes values {tuple(col.shape)}; got {got}"
+                )
+                return
             self._set_pattern(crow.to(self.crow.device), col.to(self.crow.device))
             self.values.data = self.values.new_empty(len(col))  # the parameter itself stays that of the optimizer
             self.values.grad, self.chosen = None, None

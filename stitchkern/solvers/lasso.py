@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from stitchkern.ops import LASSO_SCORES
 from stitchkern.solvers.affine import AffineMap, settle
 from stitchkern.solvers.coefficients import Coefficients
 from stitchkern.solvers.debias import least_squares_on
-from stitchkern.solvers.lasso_problem import LassoProblem, Penalty
+from stitchkern.solvers.lasso_problem import LassoProblem, Penalty, numbers
 from stitchkern.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class LassoPath:
 
     def weight(self, index: int) -> Tensor:
         """M (q, p) of one α, by its position."""
+        index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"the path has {len(self)} maps; got index {index}")
         return self._coefficients[index % len(self)]
@@ -92,7 +94,7 @@ class LassoPath:
             threshold: coefficients below it in magnitude are set to 0 first (1e-4 in Csiszárik et al. 2021).
 
         Raises:
-            ValueError: not exactly one wish, or one that no map of the path fulfils.
+            ValueError: not exactly one wish, or one that no map of the path fulfils; a threshold below 0.
         """
         if sum(v is not None for v in (alpha, sparsity, r2)) != 1:
             raise ValueError("at takes exactly one of alpha, sparsity and r2")
@@ -104,6 +106,8 @@ class LassoPath:
             assert r2 is not None
             weight = self.weight(int(_where(self.r2, "r2", r2)[0]))
         if threshold is not None:
+            if not threshold >= 0:
+                raise ValueError(f"threshold must be 0 or more; got {threshold}")
             weight = torch.where(weight.abs() < threshold, 0.0, weight)
         return self._debiased(weight) if debias else self._map(weight)
 
@@ -193,7 +197,9 @@ def lasso_path(
 
     Raises:
         ValueError: alphas that are negative, not finite or none; l1_ratio outside 0 … 1, or 0 without alphas; a tol,
-            eps, n_alphas, max_sweeps or sparsity out of range; alphas and sparsity at once.
+            eps, n_alphas, max_sweeps or sparsity out of range; alphas and sparsity at once; alphas that would be beyond
+            float64.
+        TypeError: alphas or sparsity that are no real numbers.
         ShapeError: statistics with batch dimensions, alphas of another shape.
         NotFiniteError: NaN or Inf in the statistics.
         NotConvergedWarning: (a warning) some α did not reach ``tol`` in ``max_sweeps``; ``violation`` says which.
@@ -207,15 +213,21 @@ def lasso_path(
         raise ValueError(f"tol must be between 0 and 1; got {tol}")
     if not 0 < eps < 1 or n_alphas < 1 or max_sweeps < 1:
         raise ValueError(f"eps must be in 0 … 1, n_alphas and max_sweeps positive; got {eps}, {n_alphas}, {max_sweeps}")
+    n_alphas, max_sweeps = operator.index(n_alphas), operator.index(max_sweeps)
+    for name, given in (("positive", positive), ("grouped", grouped)):
+        if given not in (True, False):
+            raise ValueError(f"{name} must be True or False; got {given!r}")
     if alphas is not None and sparsity is not None:
         raise ValueError("give alphas or sparsity, not both")
     stats = Statistics.of(m)
-    problem = LassoProblem(stats, Penalty(float(l1_ratio), positive, grouped, tol, int(max_sweeps)))
+    problem = LassoProblem(
+        stats, Penalty(float(l1_ratio), bool(positive), bool(grouped), float(tol), min(max_sweeps, 2**31 - 1))
+    )
     if alphas is not None:
         grid = check_alphas(alphas, stats)
         if grouped and not bool((grid == grid[:, :1]).all()):
             raise ValueError("a group is penalised for all targets together: alphas must be (a,)")
-        return _checked(solve_path(stats, problem, grid, shared=torch.as_tensor(alphas).ndim < 2))
+        return _checked(solve_path(stats, problem, grid, shared=numbers("alphas", alphas, stats.device).ndim < 2))
     if l1_ratio == 0:
         raise ValueError("without a 1-norm (l1_ratio=0) no α is the largest: give alphas")
     grid = default_alphas(problem, n_alphas, eps)
@@ -224,6 +236,14 @@ def lasso_path(
 
         grid = alphas_of(problem, grid, sparsity).expand(stats.q, -1).T
     return _checked(solve_path(stats, problem, grid, shared=True))
+
+
+def _product(strength: Tensor, size: Tensor, *units: Tensor) -> Tensor:
+    """0 where the strength or the size is, though the unit may be beyond float64."""
+    found = strength * size
+    for unit in units:
+        found = torch.where(found == 0, found, found * unit)
+    return found
 
 
 def _where(have: Tensor, name: str, wanted: float) -> Tensor:
@@ -236,7 +256,7 @@ def _where(have: Tensor, name: str, wanted: float) -> Tensor:
 
 def check_alphas(alphas: Sequence[float] | Tensor, stats: Statistics) -> Tensor:
     """(a, q), each column descending."""
-    grid = torch.as_tensor(alphas, dtype=torch.float64, device=stats.device)
+    grid = numbers("alphas", alphas, stats.device)
     if grid.ndim < 2:
         grid = grid.reshape(-1, 1).expand(-1, stats.q)
     if grid.ndim != 2 or grid.shape[1] != stats.q:
@@ -253,6 +273,10 @@ def default_alphas(problem: LassoProblem, count: int, eps: float, *, per_target:
         largest = largest.amax().expand_as(largest)
     # where there is nothing to explain, any α gives 0
     largest = torch.where(largest > 0, largest, torch.finfo(torch.float64).tiny / eps)
+    if not bool((largest < torch.inf).all()):
+        raise ValueError(
+            f"the smallest α with M = 0 is beyond float64 for l1_ratio={problem.penalty.l1_ratio}: give alphas"
+        )
     return largest * eps ** torch.linspace(0, 1, count, dtype=torch.float64, device=largest.device)[:, None]
 
 
@@ -270,8 +294,9 @@ def solve_path(
     unit = problem.unit_y.square()
     total = stats.cov_yy.diagonal().sum()
     residual = ((problem.energy - explained).clamp(min=0.0) * unit).sum(1)
-    scaled = grid * penalty.l1_ratio * norm * (problem.unit_y / problem.unit_x)
-    ridge = grid * (1 - penalty.l1_ratio) * squares * (problem.unit_y / problem.unit_x).square()
+    unit_m = problem.unit_y / problem.unit_x
+    scaled = _product(grid * penalty.l1_ratio, norm, unit_m)
+    ridge = _product(grid * (1 - penalty.l1_ratio), squares, unit_m, unit_m)
     worst = violation.amax(1)
     return LassoPath(
         alphas=grid[:, 0].contiguous() if shared else grid.contiguous(),

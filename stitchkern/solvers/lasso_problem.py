@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class LassoProblem:
                 f"a Lasso path is of one problem; these statistics have the batch dimensions {tuple(stats.batch)}: "
                 "take one of them, statistics[i]"
             )
-        for name in ("cov_xx", "cov_xy", "cov_yy"):
+        for name in ("cov_xx", "cov_xy", "cov_yy", "mean_x", "mean_y"):
             if not bool(getattr(stats, name).isfinite().all()):
                 raise NotFiniteError(f"{name} holds NaN or Inf")
         self.penalty = penalty
@@ -116,6 +117,18 @@ class LassoProblem:
             if options.grouped:
                 first = found[-1]
             yield Block(rows, targets, found * (self.unit_y[targets, None] / self.unit_x), score)
+
+
+def numbers(name: str, given: Sequence[float] | Tensor, device: torch.device) -> Tensor:
+    """As float64 without a graph. Raises TypeError for what is no numbers."""
+    try:
+        if not isinstance(given, Tensor):
+            given = torch.from_numpy(np.array(given, order="C"))
+        if given.is_complex():
+            raise TypeError("they are complex")
+        return given.detach().to(device, torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be real numbers; got {given!r}: {error}") from None
 
 
 def _lengths(rows: Tensor) -> Tensor:

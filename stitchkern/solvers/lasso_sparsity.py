@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stitchkern.solvers.lasso_problem import LassoProblem
+from stitchkern.solvers.lasso_problem import LassoProblem, numbers
 
 _ROUNDS = 40
 #: α that differ by less are one
@@ -18,9 +18,9 @@ def alphas_of(problem: LassoProblem, grid: Tensor, sparsity: Sequence[float]) ->
     """α (s,), descending, whose maps have these shares of zeros, or the nearest met; ``grid`` (a, q) brackets.
 
     Raises:
-        ValueError: no share, or one outside 0 … 1.
+        ValueError: no share, or one outside 0 … 1. TypeError: no numbers.
     """
-    wanted = torch.as_tensor(sparsity, dtype=torch.float64, device=grid.device).reshape(-1)
+    wanted = numbers("sparsity", sparsity, grid.device).reshape(-1)
     if not len(wanted) or not bool(((wanted >= 0) & (wanted <= 1)).all()):
         raise ValueError(f"sparsity must be shares of zeros in 0 … 1, at least one; got {sparsity}")
     p, q = problem.cross.shape

@@ -247,17 +247,22 @@ def test_what_it_refuses(generator):
         (r"alphas or sparsity, not both", {"alphas": [1.0], "sparsity": [0.5]}),
         (r"sparsity must be shares of zeros", {"sparsity": [1.5]}),
         (r"penalised for all targets together", {"alphas": torch.rand(3, 6), "grouped": True}),
+        (r"positive must be True or False; got 'no'", {"positive": "no"}),
+        (r"M = 0 is beyond float64 for l1_ratio=5e-324", {"l1_ratio": 5e-324}),
     ]:
         with pytest.raises(ValueError, match=match):
             sk.lasso_path(m, **options)
+    for name, given in (("alphas", "0.1"), ("alphas", [1j]), ("alphas", [[0.1], [0.1, 0.2]]), ("sparsity", ["a"])):
+        with pytest.raises(TypeError, match=rf"{name} must be real numbers; got"):
+            sk.lasso_path(m, **{name: given})
     with pytest.raises(ShapeError, match=r"alphas must be \(a,\) or \(a, q\) = \(a, 6\); got \(2, 5\)"):
         sk.lasso_path(m, torch.ones(2, 5))
     with pytest.raises(ShapeError, match=r"batch dimensions \(2,\)"):
         sk.lasso_path([m, m])
     stats = sk.Statistics.of(m)
-    for name in ("cov_xx", "cov_xy", "cov_yy"):
+    for name in ("cov_xx", "cov_xy", "cov_yy", "mean_x", "mean_y"):
         bad = {f: getattr(stats, f).clone() for f in stats.__dataclass_fields__}
-        bad[name][0, 1] = float("nan")
+        bad[name][..., 1] = float("nan")
         with pytest.raises(NotFiniteError, match=f"{name} holds NaN or Inf"):
             sk.lasso_path(sk.Statistics(**bad))
     path = sk.lasso_path(m, n_alphas=3)
@@ -267,6 +272,7 @@ def test_what_it_refuses(generator):
         ("no map of the path has r2 >= 1.5; the largest is", {"r2": 1.5}),
         ("no map of the path has sparsity >= 2", {"sparsity": 2}),
         ("alphas must be non-negative", {"alpha": -1.0}),
+        ("threshold must be 0 or more; got nan", {"alpha": 1.0, "threshold": float("nan")}),
     ]:
         with pytest.raises(ValueError, match=match):
             path.at(**options)
@@ -274,6 +280,29 @@ def test_what_it_refuses(generator):
         sk.lasso_path(m, torch.ones(2, 6)).at(alpha=1.0)
     with pytest.raises(IndexError, match="the path has 3 maps; got index 3"):
         path[3]
+
+
+def test_grids_as_they_come(generator):
+    m = moments(*data(generator))
+    grid = np.geomspace(1e-3, 1.0, 5)
+    wanted = sk.lasso_path(m, torch.from_numpy(grid))
+    learned = torch.from_numpy(grid).requires_grad_()
+    for given in (grid[::-1], list(grid), [torch.tensor(a) for a in grid], learned, np.repeat(grid, 2)[::2]):
+        path = sk.lasso_path(m, given)
+        assert torch.equal(path.alphas, wanted.alphas) and torch.equal(path.weight(4), wanted.weight(4))
+        assert not path.objective.requires_grad
+    shares = np.array([0.2, 0.9])
+    assert torch.equal(sk.lasso_path(m, sparsity=shares[::-1]).alphas, sk.lasso_path(m, sparsity=shares).alphas)
+    assert torch.equal(sk.lasso_path(m, grid, max_sweeps=2**40).weight(4), wanted.weight(4))
+
+
+def test_units_beyond_each_other(generator):
+    """Where y's unit over x's is 1e300, the square of M's unit is beyond float64; that of its norm is not."""
+    stats = sk.Statistics.of(moments(*data(generator)))
+    wanted = sk.lasso_path(stats, n_alphas=3)
+    scaled = sk.Statistics.given(stats.cov_xx * 1e-300, stats.cov_xy, stats.cov_yy * 1e300)
+    path = sk.lasso_path(scaled, n_alphas=3)
+    torch.testing.assert_close(path.objective / 1e300, wanted.objective)
 
 
 def test_says_where_it_did_not_converge(generator):
