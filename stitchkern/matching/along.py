@@ -1,4 +1,4 @@
-"""The accuracy of many maps of one pair of layers, in one pass over the data: along a path of ranks or sparsities."""
+"""Accuracy and loss of many maps of one pair of layers in one pass: along a path of ranks or sparsities."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stitchkern.errors import ShapeError
@@ -33,6 +34,7 @@ class PathAccuracy:
     Attributes:
         end_accuracy: of the end by itself.
         accuracy, relative, relative_se: (k,) float64, as in :class:`stitchkern.matching.Evaluation`.
+        loss: (k,) float64, mean cross-entropy to the labels; infinite where outputs hold NaN or Inf.
     """
 
     count: int
@@ -40,6 +42,7 @@ class PathAccuracy:
     accuracy: Tensor
     relative: Tensor
     relative_se: Tensor
+    loss: Tensor
 
 
 def along_path(
@@ -75,6 +78,7 @@ def along_path(
     taps, end_taps, tail = Taps(front, [a]), Taps(end, [b]), Tail(end, b)
     right = torch.zeros(len(weights), dtype=torch.long)
     both = right.clone()
+    loss = torch.zeros(len(weights), dtype=torch.float64)
     count = end_right = 0
     with frozen(front, end), torch.no_grad():
         for inputs, labels in stream(batches, device_of(front), progress):
@@ -87,7 +91,8 @@ def along_path(
             step = max(1, _AT_ONCE // len(x))
             for start in range(0, len(weights), step):
                 some = slice(start, min(start + step, len(weights)))
-                hits = _hits(tail, x, weights[some], biases[some], inputs, labels)
+                hits, added = _hits_and_losses(tail, x, weights[some], biases[some], inputs, labels)
+                loss[some] += added.cpu()
                 right[some] += hits.sum(0).cpu()
                 both[some] += (hits & end_hits[:, None]).sum(0).cpu()
             count += len(labels)
@@ -103,6 +108,7 @@ def along_path(
         right.double() / count,
         right.double() / (end_right or math.nan),
         torch.tensor(errors, dtype=torch.float64),
+        loss / count,
     )
 
 
@@ -119,8 +125,10 @@ def _stacked(maps: Any) -> tuple[Tensor, Tensor]:
     return weights, biases
 
 
-def _hits(tail: Tail, x: Tensor, weights: Tensor, biases: Tensor, inputs: Any, labels: Tensor) -> Tensor:
-    """(n, k) which samples each map gets right."""
+def _hits_and_losses(
+    tail: Tail, x: Tensor, weights: Tensor, biases: Tensor, inputs: Any, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(n, k) which samples each map gets right, and (k,) float64 the sums of its cross-entropies."""
     k, q, p = weights.shape
     channels = x.shape[1 if x.ndim == 4 else -1]
     if channels != p:
@@ -128,5 +136,8 @@ def _hits(tail: Tail, x: Tensor, weights: Tensor, biases: Tensor, inputs: Any, l
     z = stitched(x, weights.to(x).reshape(k * q, p), biases.to(x).reshape(-1), k)
     given = stand_in(inputs, len(z)) if tail.is_cut else repeated(inputs, k)
     logits = logits_of(tail(z, given)).unflatten(0, (len(x), k))
-    found: Tensor = (logits.argmax(-1) == labels[:, None]) & logits.isfinite().all(-1)
-    return found
+    finite = logits.isfinite().all(-1)
+    hits = (logits.argmax(-1) == labels[:, None]) & finite
+    known = torch.where(finite[..., None], logits, 0.0).double().transpose(1, 2)
+    losses = F.cross_entropy(known, labels[:, None].expand(-1, k), reduction="none")
+    return hits, torch.where(finite, losses, torch.inf).sum(0)
