@@ -62,7 +62,7 @@ def _runs(
     start = start[0].to(device_of(model)), start[1].to(device_of(model))
     found = match_tasks(
         model, model, layer, data.fit, [{"init": start, "cka": c, "name": f"CKA penalty {c:g}"} for c in penalties],
-        epochs=options.epochs, learning_rate=options.either(LEARNING_RATE, QUICK_LEARNING_RATE), checkpoint=checkpoint,
+        epochs=options.either(max(options.epochs // 2, 1), options.epochs), learning_rate=options.either(LEARNING_RATE, QUICK_LEARNING_RATE), checkpoint=checkpoint,
     )  # fmt: skip
     stitches = {(layer, layer, i): one.stitch for i, one in enumerate(found)}
     tested = evaluate(model, model, stitches, data.test)

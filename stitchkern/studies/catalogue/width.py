@@ -31,7 +31,7 @@ from stitchkern.studies.study import (
 from stitchkern.studies.study.means import mean
 from stitchkern.studies.study.two_ways import WAYS, Numbers, line, two_ways
 
-WIDTHS, QUICK_WIDTHS = (0.25, 0.5, 1.0, 2.0), (0.25, 0.5)
+WIDTHS, QUICK_WIDTHS = (0.25, 0.5, 1.0, 2.0), (0.5, 1.0)
 EPOCHS, QUICK_EPOCHS = 20, 4
 Found = dict[str, dict[str, Numbers]]
 
@@ -60,7 +60,7 @@ def _widths(data: FitAndTest, options: Options) -> dict[str, NetworkPair]:
         both = []
         for seed in (0, 1):
             model = options.work.train(
-                {"digits": seed, "epochs": epochs, "width": width},
+                {"digits": seed, "epochs": epochs, **({} if width == 1 else {"width": width})},
                 partial(digits.network, seed, width=width),
                 partial(digits.train, seed, data.fit, epochs=epochs, width=width),  # type: ignore[arg-type]
             )
