@@ -124,7 +124,8 @@ def _write(result: Any, out: Path) -> None:
 
     page = study.write(result, out / result.study)
     click.echo(f"{result.title}\n")
-    for table in study_tables(result):
+    for title, table in study_tables(result):
+        click.echo(title)
         print_table(table)
         click.echo()
     click.echo(f"{result.headline}\n\nReport: {page}\n")

@@ -44,6 +44,22 @@ SHARES = (0.0, 0.25, 0.449, 0.565, 0.7, 0.798, 0.837, 0.9, 0.95, 0.968, 0.974, 0
 #: the share that the headline speaks of
 SAID = 0.8
 
+DEFINITIONS = [
+    (
+        "Lasso path",
+        "The map of least squared error plus α times the sum of its weights’ magnitudes, at the optimum, for α "
+        "from the smallest that makes all of them zero down to none.",
+        "min over M of ½ E‖M (x − x̄) − (y − ȳ)‖² + α Σ |M|",
+    ),
+    ("Debiased", "Each channel of the end by least squares from the channels that the Lasso gave it.", ""),
+    (
+        "Task loss with 1-norm",
+        f"Trained with λ Σ |W| by proximal steps, λ from {PENALTIES[1]:g} to {PENALTIES[-1]:g}; what is below "
+        f"{THRESHOLD:g} in magnitude is then set to zero.",
+        "min over W, b of E ℓ(end(W x + b), softmax(end(y))) + λ Σ |W|",
+    ),
+]
+
 #: (share of zeros, relative accuracy, R²) of each map, ascending in the first
 Points = list[tuple[float, float, float]]
 
@@ -108,10 +124,11 @@ def _result(networks: Networks, found: dict[str, list[dict[str, Points]]]) -> St
     beside = networks.kind == paper.TINY10
     return StudyResult(
         headline=_headline(layers[0], kept),
-        lede="The exact Lasso path of the direct problem, its debiased maps, and stitches trained for the task with the "
-        f"1-norm as a penalty. Means over {len(networks.pairs)} pair{'s' * (len(networks.pairs) != 1)} of networks.",
+        lede="The exact Lasso path of the direct problem, its debiased maps, and stitches trained for the task with "
+        f"the 1-norm as a penalty. Means over {words.counted(len(networks.pairs), 'pair')} of networks.",
         figures=[
-            Figure(name, f"{kept[way]:.3f}", f"at {SAID:.0%} zeros") for way, name in WAYS.items() if kept[way] == kept[way]
+            Figure(name, f"{kept[way]:.3f}", f"at {SAID:.0%} zeros") 
+            for way, name in WAYS.items() if kept[way] == kept[way]
         ],
         curves=[
             Curves(
@@ -129,14 +146,7 @@ def _result(networks: Networks, found: dict[str, list[dict[str, Points]]]) -> St
         + ([] if beside else [_paper_table()]),
         definitions=[
             words.ACCURACY,
-            ("Lasso path", "The map of least squared error plus α times the sum of its weights’ magnitudes, at the optimum, "
-             "for α from the smallest that makes all of them zero down to none.",
-             "min over M of ½ E‖M (x − x̄) − (y − ȳ)‖² + α Σ |M|"),
-            ("Debiased", "Each channel of the end by least squares from the channels of the front that the Lasso gave it.", ""),
-            ("Task loss with 1-norm", f"Trained with λ Σ |W| by proximal steps, λ from {PENALTIES[1]:g} to "
-             f"{PENALTIES[-1]:g}; what is below {THRESHOLD:g} in magnitude is then set to zero.",
-             "min over W, b of E ℓ(end(W x + b), softmax(end(y))) + λ Σ |W|"),
-            words.R2, words.PAPER,
+            *DEFINITIONS, words.R2, words.PAPER,
         ],
     )  # fmt: skip
 
@@ -148,7 +158,8 @@ def _lines(found: list[dict[str, Points]], beside: bool) -> list[Line]:
             ("Direct, paper", "lasso", paper.SPARSITY_DIRECT),
             ("Task loss, paper", "task", paper.SPARSITY_TASK),
         ):
-            lines.append(Line(name, *(list(v) for v in zip(*points, strict=True)), of_paper=True, like=WAYS[like]))
+            x, y = (list(values) for values in zip(*points, strict=True))
+            lines.append(Line(name, x, y, of_paper=True, like=WAYS[like]))
     return lines
 
 
@@ -157,19 +168,19 @@ def _r2_lines(found: list[dict[str, Points]]) -> list[Line]:
 
 
 def _line(found: list[dict[str, Points]], way: str, what: int) -> Line:
-    """Mean over pairs at the mean share, point by point: all pairs have the same penalties, relative to their largest."""
+    """Mean over pairs at the mean share, point by point: penalties are the same, relative to the largest of a pair."""
     x = [mean(one[way][i][0] for one in found) for i in range(len(found[0][way]))]
     y = [mean(one[way][i][what] for one in found) for i in range(len(found[0][way]))]
     return Line(WAYS[way], x, y)
 
 
 def _table(layer: str, found: list[dict[str, Points]], beside: bool, several: bool) -> Table:
-    stated = {name: dict(points) for name, points in (("direct", paper.SPARSITY_DIRECT), ("task", paper.SPARSITY_TASK))}
+    stated = [dict(points) for points in (paper.SPARSITY_DIRECT, paper.SPARSITY_TASK)]
     columns = ["Share of zeros", *WAYS.values()]
     extra = ["Paper, direct", "Paper, task loss"] if beside else []
     rows: list[list[Cell]] = []
     for share, *values in zip(SHARES, *(_at(found, way, SHARES) for way in WAYS), strict=True):
-        rows.append([share, *values, *([stated["direct"].get(share), stated["task"].get(share)] if beside else [])])
+        rows.append([share, *values, *(one.get(share) for one in stated if beside)])
     note = "Between the points of each curve; –: beyond them. The path’s densest map is that of least squares."
     name = f"sparsity-{layer}" if several else "sparsity"
     return Table(name, f"Relative accuracy at {layer}", columns + extra, rows, note, extra)
@@ -186,7 +197,7 @@ def _paper_table() -> Table:
 
 
 def _headline(layer: str, kept: dict[str, float]) -> str:
-    found = f"At {layer}, a stitch of which {SAID:.0%} are zeros keeps {kept['lasso']:.1%} of the accuracy on the Lasso path"
+    found = f"At {layer}, a stitch with {SAID:.0%} zeros keeps {kept['lasso']:.1%} of the accuracy on the Lasso path"
     more = [f"{kept['debiased']:.1%} debiased"]
     if kept["task"] == kept["task"]:
         more.append(f"{kept['task']:.1%} where training for the task chose them")
