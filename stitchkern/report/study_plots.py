@@ -79,7 +79,7 @@ def _look(line: Line, own: list[str], theme: Theme) -> tuple[str, str]:
 
 
 def _style(line: Line, colour: str, marker: str, theme: Theme) -> dict[str, Any]:
-    many = len(line.x) > 40
+    many = len(line.x) > 12
     return {
         "color": colour,
         "linewidth": 1.2 if line.of_paper else 1.8,
@@ -104,7 +104,12 @@ def _dress(axes: Axes, data: Curves, theme: Theme, *, last: bool) -> None:
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     if data.log_x:
-        axes.set_xscale("log")
+        seen = [x for panel in data.panels for line in panel.lines for x in line.x]
+        counts = 1 <= min(seen) and max(seen) <= 4096  # ranks and widths, which double
+        axes.set_xscale("log", base=2 if counts else 10)
+        if counts:
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
     if data.ticks:
         axes.set_xticks(range(len(data.ticks)), [label(name) for name in data.ticks])
         axes.set_xlim(-0.3, len(data.ticks) - 0.7)
