@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from stitchkern.errors import SpecError
 from stitchkern.matching import along_path, collect_moments, match_tasks
 from stitchkern.solvers import procrustes, reduced_rank_path
 from stitchkern.studies.data import FitAndTest
@@ -40,6 +41,8 @@ def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
         for layer in layers:
             direct = options.keep(pair, partial(_direct, pair, layer, data), way="direct", layer=layer)
             ranks = _ranks(max(direct), options.quick)
+            if not ranks:
+                raise SpecError(f"layer {layer!r} has one channel on a side, so there is no rank to choose")
             unit = partial(_task, pair, layer, ranks, data, options)
             found[layer].append((direct, options.keep(pair, unit, way="task", layer=layer, ranks=ranks)))
     return _result(networks, found)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from stitchkern.errors import SpecError
 from stitchkern.report import study
-from stitchkern.studies.study import StudyResult, Work, run_study, study_names, study_title
+from stitchkern.studies.study import Network, StudyResult, Work, run_study, study_names, study_title
 from tests.page import check_alone
 
 
@@ -84,3 +85,13 @@ def test_random_starts_end_below_least_squares_when_there_is_no_time(digits_pair
     assert found["Random"]["Mean"] < found["Least squares"]["Mean"] - 0.2
     assert found["Random"]["Bad runs"] == 1 and found["Least squares"]["Bad runs"] == 0
     assert found["Random"]["Std. dev."] > 0
+
+
+def test_one_channel_has_no_rank_to_choose(digits_pair, options):
+    networks, data = digits_pair
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.Flatten(), torch.nn.Linear(36, 10)).eval()
+    alone = [Network(name, model, "", name) for name in "ab"]
+    with pytest.raises(SpecError, match="layer '0' has one channel"):
+        run_study("rank", replace(networks, all=alone, layers=["0"]), data, options)
