@@ -36,8 +36,8 @@ from stitchkern.studies.study.result import Cell
 #: below it a weight counts as zero, as in the paper; the path and the proximal step give exact zeros anyway
 THRESHOLD = 1e-4
 #: weights of the penalty λ Σ|W| in training, trained side by side
-PENALTIES = (0.0, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
-QUICK_PENALTIES = (0.0, 1e-2, 1e-1)
+PENALTIES = (0.0, 1e-2, 3e-2, 1e-1, 2e-1, 5e-1, 1.0)
+QUICK_PENALTIES = (0.0, 1e-1, 1.0)
 WAYS = {"lasso": "Lasso path", "debiased": "Lasso path, debiased", "task": "Task loss with 1-norm"}
 #: what the table lists; those of the paper among them
 SHARES = (0.0, 0.25, 0.449, 0.565, 0.7, 0.798, 0.837, 0.9, 0.95, 0.968, 0.974, 0.99)
