@@ -106,7 +106,7 @@ def _networks(
         given = [word for word, value in data_options.items() if value is not None and word != "batch_size"]
         if given or weights:
             raise click.UsageError(f"--{(given or ['weights'])[0].replace('_', '-')} goes with MODELS and --data")
-        return digits_networks(work, quick=quick, progress=progress)
+        return digits_networks(work, quick=quick, device=device, progress=progress)
     if weights and len(models) > 1:
         raise click.UsageError("--weights goes with one MODEL, which it fills")
     specs = with_weights(models[0], weights) if weights else list(models)
