@@ -106,7 +106,7 @@ def _networks(
         given = [word for word, value in data_options.items() if value is not None and word != "batch_size"]
         if given or weights:
             raise click.UsageError(f"--{(given or ['weights'])[0].replace('_', '-')} goes with MODELS and --data")
-        return digits_networks(work, quick=quick, progress=progress)
+        return digits_networks(work, quick=quick, device=device, progress=progress)
     if weights and len(models) > 1:
         raise click.UsageError("--weights goes with one MODEL, which it fills")
     specs = with_weights(models[0], weights) if weights else list(models)
@@ -124,7 +124,8 @@ def _write(result: Any, out: Path) -> None:
 
     page = study.write(result, out / result.study)
     click.echo(f"{result.title}\n")
-    for table in study_tables(result):
+    for title, table in study_tables(result):
+        click.echo(title)
         print_table(table)
         click.echo()
     click.echo(f"{result.headline}\n\nReport: {page}\n")

@@ -19,6 +19,7 @@ from stitchkern.matching.task.source import repeated, stand_in
 from stitchkern.matching.task.stack import stitched
 from stitchkern.models.cut import Tail
 from stitchkern.models.taps import Taps, device_of, frozen
+from stitchkern.nn import LowRankStitch
 
 if TYPE_CHECKING:
     from stitchkern.solvers import AffineMap, LassoPath
@@ -63,7 +64,7 @@ def along_path(
     Args:
         front, end: the models; they run frozen and in eval mode and are left as they were.
         layer: a name that both have, or (front layer, end layer).
-        maps: with a weight (q, p) and a bias (q,) each: :class:`stitchkern.AffineMap`, dense stitches, a
+        maps: with a weight (q, p) and a bias (q,) each: :class:`stitchkern.AffineMap`, dense or low-rank stitches, a
             :class:`stitchkern.LassoPath`.
         batches: (inputs, labels).
         resize: as for :func:`stitchkern.match_direct`.
@@ -114,7 +115,7 @@ def along_path(
 
 def _stacked(maps: Any) -> tuple[Tensor, Tensor]:
     """Weights (k, q, p) and biases (k, q) as they are."""
-    found = [(maps[i].weight, maps[i].bias) for i in range(len(maps))]
+    found = [_dense(maps[i]) for i in range(len(maps))]
     if not found:
         raise ValueError("maps must hold at least one map")
     shapes = {tuple(w.shape) for w, _ in found}
@@ -123,6 +124,10 @@ def _stacked(maps: Any) -> tuple[Tensor, Tensor]:
     weights = torch.stack([w.detach() for w, _ in found])
     biases = torch.stack([w.new_zeros(len(w)) if b is None else b.detach() for w, b in found])
     return weights, biases
+
+
+def _dense(one: Any) -> tuple[Tensor, Tensor | None]:
+    return (one.up @ one.down if isinstance(one, LowRankStitch) else one.weight), one.bias
 
 
 def _hits_and_losses(

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from stitchkern import plotting
 from stitchkern.plotting import LIGHT, Theme, label, write_title
@@ -79,7 +80,7 @@ def _look(line: Line, own: list[str], theme: Theme) -> tuple[str, str]:
 
 
 def _style(line: Line, colour: str, marker: str, theme: Theme) -> dict[str, Any]:
-    many = len(line.x) > 40
+    many = len(line.x) > 12
     return {
         "color": colour,
         "linewidth": 1.2 if line.of_paper else 1.8,
@@ -103,8 +104,15 @@ def _dress(axes: Axes, data: Curves, theme: Theme, *, last: bool) -> None:
     axes.grid(axis="y", color=theme.grid, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
+    seen = [x for panel in data.panels for line in panel.lines for x in line.x]
     if data.log_x:
-        axes.set_xscale("log")
+        counts = min(seen) >= 1 and max(seen) <= 4096  # ranks and widths, which double
+        axes.set_xscale("log", base=2 if counts else 10)
+        if counts:
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
+    elif all(x == int(x) for x in seen if math.isfinite(x)) and not data.ticks:
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if data.ticks:
         axes.set_xticks(range(len(data.ticks)), [label(name) for name in data.ticks])
         axes.set_xlim(-0.3, len(data.ticks) - 0.7)

@@ -93,7 +93,7 @@ def _result(networks: Networks, found: dict[str, list[dict[str, Numbers]]]) -> S
         headline=f"Trained for the task, the stitch keeps {mean(task):.1%} of the accuracy; fitted by least squares, "
         f"{mean(direct):.1%}.",
         lede="The same affine stitch between the same frozen networks, made in two ways: closest to the end’s own "
-        f"activation, or best for the task. Means over {_count(pairs, 'pair')} of networks.",
+        f"activation, or best for the task. Means over {words.counted(pairs, 'pair')} of networks.",
         figures=[
             Figure("Least squares", f"{mean(direct):.3f}", "mean over layers"),
             Figure("Task loss", f"{mean(task):.3f}", "mean over layers"),
@@ -188,7 +188,3 @@ def _paper_table() -> Table:
 
 def _places(layers: list[str]) -> list[float]:
     return [float(i) for i in range(len(layers))]
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

@@ -22,8 +22,8 @@ the rest says what is done and where it comes from. It holds::
 - **Units.** What takes time is computed in functions that `options.keep` calls, or does not where an earlier run has
   done so. A unit is keyed by its networks (the first argument), the data, the study's file, `quick` and `epochs`, and
   by the keywords, which must tell it from every other one of the study: the layer, the rank, the seed. It returns
-  numbers, text, tensors, or lists and dicts of them. It may give the path that it gets to one `match_task` or `match_tasks` as its
-  ``checkpoint``, so that an interruption loses less than the unit.
+  numbers, text, tensors, or lists and dicts of them. It may give the path that it gets to one `match_task` or
+  `match_tasks` as its ``checkpoint``, so that an interruption loses less than the unit.
 - **Networks of one's own.** `options.work.train(key, make, train)` trains a network once and keeps its state.
 - **Aggregation** (means over pairs, the headline) stands outside the units and is made anew in each run.
 - **Quick.** `options.quick` asks for a set that takes seconds on the digits; `options.either(full, quick)` picks.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -94,9 +95,9 @@ class Networks:
 
 @digits.one_thread()
 def digits_networks(
-    work: Work, *, quick: bool = False, progress: Progress | None = None
+    work: Work, *, quick: bool = False, device: str = "cpu", progress: Progress | None = None
 ) -> tuple[Networks, FitAndTest]:
-    """Networks trained on scikit-learn's digits, or taken from `work` where they have been before.
+    """Networks trained on scikit-learn's digits, on the CPU, or taken from `work` where they have been before.
 
     Raises SpecError without scikit-learn.
     """
@@ -106,12 +107,12 @@ def digits_networks(
     for seed in range(seeds):
         report = progress and partial(progress, f"train seed {seed}")
         model = work.train(
-            {"digits": seed, "epochs": epochs},
+            {"digits": seed, "epochs": epochs, "source": inspect.getsource(digits)},
             partial(digits.network, seed),
             partial(digits.train, seed, train, epochs=epochs, progress=report),
         )
         source = f"stitchkern.studies.digits, {epochs} epochs"
-        found.append(Network(f"seed {seed}", model, source, fingerprint(model)))
+        found.append(Network(f"seed {seed}", model.to(device), source, fingerprint(model)))
     data = FitAndTest(train, test, f"the {digits.TEST} digits that the networks were not trained on")
     return Networks(found, list(digits.LAYERS), "digits", "digits"), data
 

@@ -18,12 +18,15 @@ EPOCHS, QUICK_EPOCHS = 30, 4
 
 @dataclass(frozen=True)
 class Options:
-    """Attributes:
-    quick: a reduced set: fewer layers, seeds and epochs, as each study sees fit.
-    layers: that were asked for; None: those that the study chooses.
-    epochs: of task-loss training.
-    repeats: how often random things are drawn; None: as the study sees fit.
-    key: what every unit depends on: the study, its file, the data, the device. `run_study` fills it in.
+    """Of one run of a study.
+
+    Attributes:
+        work: where units are kept.
+        quick: a reduced set: fewer layers, seeds and epochs, as each study sees fit.
+        layers: that were asked for; None: those that the study chooses.
+        epochs: of task-loss training.
+        repeats: how often random things are drawn; None: as the study sees fit.
+        key: what every unit depends on: the study, its file, the data, the device. `run_study` fills it in.
     """
 
     work: Work

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+
+def counted(count: int, what: str) -> str:
+    """1 pair, 2 pairs."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 ACCURACY = (
     "Relative accuracy",
     "Accuracy of the stitched network on the test samples, as a share of the end network’s own.",
