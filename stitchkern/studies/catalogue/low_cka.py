@@ -41,7 +41,7 @@ Run = dict[str, Any]
 
 def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
     layers = options.layers or networks.some_layers(options.either(3, 1))
-    penalties = options.either([0.0, 0.03, 0.1, 0.3, 1.0, 3.0], [0.0, 0.1, 1.0])
+    penalties = options.either([0.0, 0.1, 0.3, 1.0, 3.0], [0.0, 0.1, 1.0])
     some = networks.all[: options.either(2, 1)]
     found: dict[str, list[list[Run]]] = {layer: [] for layer in layers}
     for network in some:
@@ -122,7 +122,7 @@ def _result(penalties: list[float], found: dict[str, list[list[Run]]], networks:
                 "relative accuracy",
                 [Panel("", [
                     *(_trade(layer, sorted(p[:2] for p in points if p[2] == layer)) for layer in layers),
-                    Line("Paper: ResNet of width 3, layer 2.0", list(paper.LOW_CKA["cka"]),
+                    Line("paper, ResNet, layer 2.0", list(paper.LOW_CKA["cka"]),
                          list(paper.LOW_CKA["relative accuracy"]), [], True),
                 ])],
                 note="A point for each penalty.",

@@ -34,11 +34,10 @@ from stitchkern.weighting import Weighting, power, threshold
 PLAIN = "1"
 RULES: dict[str, Weighting | None] = {
     PLAIN: None,
-    "√|y|": power(0.5),
     "|y|": power(1),
     "y²": power(2),
     "y⁴": power(4),
-    "1 where y > 0, else .1": threshold(0.0, below=0.1),
+    "1 for y > 0, else 0.1": threshold(0.0, below=0.1),
 }
 QUICK = (PLAIN, "|y|", "y⁴")
 
@@ -92,7 +91,7 @@ def _result(networks: Networks, layers: list[str], found: dict[str, list[dict[st
         curves=[
             Curves(
                 "layers", "Relative accuracy by layer", "stitched layer, from input to output", "relative accuracy",
-                [Panel("", [line(f"Weights {rule}", places, [[one[layer] for one in ones] for layer in layers])
+                [Panel("", [line(f"weights {rule}", places, [[one[layer] for one in ones] for layer in layers])
                             for rule, ones in found.items()])],
                 ticks=layers,
             )
