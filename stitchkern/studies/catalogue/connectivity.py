@@ -219,5 +219,6 @@ def _surface(layer: str, plane: Found, starts: list[str], what: str) -> Matrix:
     return Matrix(
         name, f"{SURFACES[what].capitalize()} over the plane through three stitches, {layer}", SURFACES[what],
         [f"{v:.2f}" for v in plane["y"]], [f"{v:.2f}" for v in plane["x"]], plane[what],
-        f"towards {starts[2]}", f"towards {starts[1]}", f"Of the first pair; across and upwards, distances of (W, b): {where}.",
+        f"towards {starts[2]}", f"towards {starts[1]}",
+        f"Of the first pair; across and upwards, distances of (W, b): {where}.",
     )  # fmt: skip
