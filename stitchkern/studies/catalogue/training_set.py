@@ -6,10 +6,9 @@ BatchNorm; two seeds of the same recipe stand beside them. Of networks that are 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
-
-from torch import nn
 
 from stitchkern.matching import match_direct
 from stitchkern.studies import digits
@@ -24,10 +23,11 @@ from stitchkern.studies.study import (
     Panel,
     StudyResult,
     Table,
-    fingerprint,
+    digits_network,
     words,
 )
 from stitchkern.studies.study.means import mean
+from stitchkern.studies.study.networks import sources
 from stitchkern.studies.study.two_ways import WAYS, Numbers, line, two_ways
 
 EPOCHS, QUICK_EPOCHS = 20, 4
@@ -61,7 +61,8 @@ def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
         for layer in layers:
             unit = partial(two_ways, pair, layer, starts[layer], data, options.epochs)
             found[case][layer] = options.keep(pair, unit, layer=layer)
-    return _result(layers, found, networks.kind == "digits")
+    result = _result(layers, found, networks.kind == "digits")
+    return replace(result, made={"Networks": sources(pairs.values())})
 
 
 def _cases(data: FitAndTest, options: Options) -> dict[str, NetworkPair]:
@@ -75,13 +76,16 @@ def _network(name: str, data: FitAndTest, options: Options) -> Network:
     whole: Any = data.fit
     batches = whole if half is None else digits.Batches(whole.inputs[half::2], whole.labels[half::2], whole.batch_size)
     epochs = options.either(EPOCHS, QUICK_EPOCHS) * (1 if half is None else 2)
-    key = {"digits": seed, "epochs": epochs, **extra, **({} if half is None else {"half": half})}
-
-    def make() -> nn.Module:
-        return digits.network(seed, batch_norm=extra.get("batch_norm", True))
-
-    model = options.work.train(key, make, lambda: digits.train(seed, batches, epochs=epochs, **extra))
-    return Network(name, model, f"stitchkern.studies.digits, {epochs} epochs", fingerprint(model))
+    return digits_network(
+        options.work,
+        name,
+        seed,
+        batches,
+        part="" if half is None else name,
+        epochs=epochs,
+        device=options.device,
+        **extra,
+    )
 
 
 def _result(layers: list[str], found: dict[str, Found], of_digits: bool) -> StudyResult:

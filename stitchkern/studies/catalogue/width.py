@@ -6,29 +6,30 @@ the order given. Figure 3 of Csiszárik et al. 2021: ResNet-20, width 1 to 4.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stitchkern.matching import evaluate, match_direct
-from stitchkern.studies import digits
 from stitchkern.studies.data import FitAndTest
 from stitchkern.studies.layers import count_parameters
 from stitchkern.studies.study import (
     Curves,
     Figure,
     Line,
-    Network,
     NetworkPair,
     Networks,
     Options,
     Panel,
     StudyResult,
     Table,
-    fingerprint,
+    digits_network,
     paper,
     words,
 )
 from stitchkern.studies.study.means import mean
+from stitchkern.studies.study.networks import sources
 from stitchkern.studies.study.two_ways import WAYS, Numbers, line, two_ways
 
 WIDTHS, QUICK_WIDTHS = (0.25, 0.5, 1.0, 2.0), (0.5, 1.0)
@@ -49,23 +50,29 @@ def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
         accuracy[width] = options.keep(
             pair, partial(_accuracy, pair, layers[0], data), part="accuracy", layer=layers[0]
         )
-    return _result(networks, layers, epochs, found, accuracy)
+    result = _result(networks, layers, epochs, found, accuracy)
+    return replace(result, made={"Networks": sources(pairs.values())})
 
 
 def _widths(data: FitAndTest, options: Options) -> dict[str, NetworkPair]:
     """Networks of seeds 0 and 1, trained here or in an earlier run."""
+    train: Any = data.fit
     pairs = {}
     epochs = options.either(EPOCHS, QUICK_EPOCHS)
     for width in options.either(WIDTHS, QUICK_WIDTHS):
-        both = []
-        for seed in (0, 1):
-            model = options.work.train(
-                {"digits": seed, "epochs": epochs, **({} if width == 1 else {"width": width})},
-                partial(digits.network, seed, width=width),
-                partial(digits.train, seed, data.fit, epochs=epochs, width=width),  # type: ignore[arg-type]
+        extra = {} if width == 1 else {"width": width}  # those of width 1 are the networks of other studies
+        both = [
+            digits_network(
+                options.work,
+                f"width {width:g}, seed {seed}",
+                seed,
+                train,
+                epochs=epochs,
+                device=options.device,
+                **extra,
             )
-            source = f"stitchkern.studies.digits, width {width:g}, {epochs} epochs"
-            both.append(Network(f"width {width:g}, seed {seed}", model, source, fingerprint(model)))
+            for seed in (0, 1)
+        ]
         pairs[f"{width:g}"] = NetworkPair(*both)
     return pairs
 

@@ -24,7 +24,8 @@ the rest says what is done and where it comes from. It holds::
   by the keywords, which must tell it from every other one of the study: the layer, the rank, the seed. It returns
   numbers, text, tensors, or lists and dicts of them. It may give the path that it gets to one `match_task` or
   `match_tasks` as its ``checkpoint``, so that an interruption loses less than the unit.
-- **Networks of one's own.** `options.work.train(key, make, train)` trains a network once and keeps its state.
+- **Networks of one's own.** `digits_network` trains one on the digits, `options.work.train(key, make, train)` any
+  other; each is trained once, and its state kept.
 - **Aggregation** (means over pairs, the headline) stands outside the units and is made anew in each run.
 - **Quick.** `options.quick` asks for a set that takes seconds on the digits; `options.either(full, quick)` picks.
 - **The paper's numbers** stand in `stitchkern.studies.study.paper`. Beside ours, as columns (`Table.columns_of_paper`)
@@ -41,6 +42,7 @@ from stitchkern.studies.study.networks import (
     Network,
     NetworkPair,
     Networks,
+    digits_network,
     digits_networks,
     kind_of,
     networks_from_specs,
@@ -65,6 +67,7 @@ __all__ = [
     "StudyResult",
     "Table",
     "Work",
+    "digits_network",
     "digits_networks",
     "fingerprint",
     "kind_of",

@@ -6,7 +6,7 @@ import glob
 import hashlib
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,12 @@ class NetworkPair:
         return f"{self.front.key} {self.end.key}"
 
 
+def sources(pairs: Iterable[NetworkPair]) -> str:
+    """Where the networks come from, each once, for people to read."""
+    networks = {one.name: one.source for pair in pairs for one in (pair.front, pair.end)}
+    return "; ".join(f"{name}: {source}" for name, source in networks.items())
+
+
 @dataclass(frozen=True)
 class Networks:
     """What a study looks at.
@@ -106,15 +112,37 @@ def digits_networks(
     found = []
     for seed in range(seeds):
         report = progress and partial(progress, f"train seed {seed}")
-        model = work.train(
-            {"digits": seed, "epochs": epochs, "source": inspect.getsource(digits)},
-            partial(digits.network, seed),
-            partial(digits.train, seed, train, epochs=epochs, progress=report),
-        )
-        source = f"stitchkern.studies.digits, {epochs} epochs"
-        found.append(Network(f"seed {seed}", model.to(device), source, fingerprint(model)))
+        name = f"seed {seed}"
+        found.append(digits_network(work, name, seed, train, epochs=epochs, device=device, progress=report))
     data = FitAndTest(train, test, f"the {digits.TEST} digits that the networks were not trained on")
     return Networks(found, list(digits.LAYERS), "digits", "digits"), data
+
+
+def digits_network(
+    work: Work,
+    name: str,
+    seed: int,
+    data: digits.Batches,
+    *,
+    part: str = "",
+    epochs: int,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Network:
+    """One network trained on the digits, on the CPU, or taken from `work` where it has been before.
+
+    `part` says which of the digits `data` are, where not all of those to train on; `options` go to `digits.train`.
+    """
+    key = {"digits": seed, "epochs": epochs, "source": inspect.getsource(digits), **options}
+    made = {option: value for option, value in options.items() if option in ("width", "batch_norm")}
+    model = work.train(
+        {**key, "part": part} if part else key,
+        partial(digits.network, seed, **made),
+        partial(digits.train, seed, data, epochs=epochs, progress=progress, **options),
+    )
+    what = ", ".join([f"{epochs} epochs", *([part] if part else []), *(f"{k}={v}" for k, v in options.items())])
+    return Network(name, model.to(device), f"stitchkern.studies.digits, {what}", fingerprint(model))
 
 
 def networks_from_specs(

@@ -15,8 +15,10 @@ def test_recipes(study, table, data, monkeypatch):
     train = digits.train
     monkeypatch.setattr(digits, "train", lambda seed, batches, **k: seen.append((seed, batches, k)) or train(
         seed, batches, **{**k, "epochs": 1}))  # fmt: skip
-    rows = table(study("training-set"), "cases")
+    result = study("training-set")
+    rows = table(result, "cases")
     assert [row["Front → end"] for row in rows] == list(CASES)
+    assert "optimizer=sgd" in result.made["Networks"] and "first half" in result.made["Networks"]
     halves = [batches.inputs for _, batches, _ in seen if len(batches.inputs) < len(data.fit.inputs)]
     assert len(halves) == 2 and sum(map(len, halves)) == len(data.fit.inputs)
     images = [{tuple(image.flatten().tolist()) for image in half} for half in halves]

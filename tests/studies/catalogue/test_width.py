@@ -21,6 +21,7 @@ def test_each_width_is_trained_once(study, table, asked, data, few_widths, monke
     )
     result = study("width")
     assert sorted(trained) == [(seed, w) for seed in (0, 1) for w in (0.25, 0.5)]
+    assert result.made["Networks"].count("width=0.25") == 2
     rows = table(result, "widths")
     assert [row["Width"] for row in rows] == ["0.25", "0.5"]
     for row in rows:
