@@ -4,10 +4,10 @@ Whatever needs torch or the extension is imported inside the commands, so that `
 what is wrong with them.
 """
 
-from stitchkern.cli import compare, look, stitch
+from stitchkern.cli import compare, look, stitch, study
 from stitchkern.cli.group import commands
 
-__all__ = ["commands", "compare", "look", "main", "stitch"]
+__all__ = ["commands", "compare", "look", "main", "stitch", "study"]
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Models × data → moments → maps → accuracy."""
 
+from stitchkern.matching.along import PathAccuracy, along_path
 from stitchkern.matching.behaviour import Behaviour, behaviour
 from stitchkern.matching.direct import METHODS, collect_moments, common_layers, match_direct
 from stitchkern.matching.evaluate import Evaluation, evaluate
@@ -14,11 +15,13 @@ __all__ = [
     "Evaluation",
     "Pair",
     "Partner",
+    "PathAccuracy",
     "Progress",
     "Schedule",
     "Spectrum",
     "TaskConfig",
     "TaskMatch",
+    "along_path",
     "behaviour",
     "best_partners",
     "collect_moments",

@@ -8,6 +8,7 @@ global random state is left as it was found.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ LAYERS = [f"bn{i}" for i in range(1, 7)]
 CHANNELS = (1, 16, 16, 32, 32, 48, 48)
 STRIDES = (1, 1, 2, 1, 2, 1)
 TRAIN, TEST = 1198, 599
+LEARNING_RATES = {"adam": 4e-3, "sgd": 0.1}
 
 
 class Batches:
@@ -52,18 +54,25 @@ def digits(*, batch_size: int = 128) -> tuple[Batches, Batches]:
     return Batches(inputs[train], labels[train], batch_size), Batches(inputs[test], labels[test], batch_size)
 
 
-def network(seed: int = 0) -> nn.Sequential:
-    """The untrained network of this seed: (n, 1, 8, 8) -> (n, 10); spatial sizes 8, 8, 4, 4, 2, 2."""
+def network(seed: int = 0, *, width: float = 1.0, batch_norm: bool = True) -> nn.Sequential:
+    """The untrained network of this seed: (n, 1, 8, 8) -> (n, 10); spatial sizes 8, 8, 4, 4, 2, 2.
+
+    `width` times as many channels. Without `batch_norm` the layers of that name hand on what they are given, and
+    convolutions have a bias.
+    """
+    if not 1 / 16 <= width < math.inf:
+        raise ValueError(f"width must be a number of at least 1/16, which leaves one channel; got {width}")
+    channels = [CHANNELS[0], *(round(width * c) for c in CHANNELS[1:])]
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
         torch.manual_seed(seed)
         for i, stride in enumerate(STRIDES, start=1):
-            modules[f"conv{i}"] = nn.Conv2d(CHANNELS[i - 1], CHANNELS[i], 3, stride, padding=1, bias=False)
-            modules[f"bn{i}"] = nn.BatchNorm2d(CHANNELS[i])
+            modules[f"conv{i}"] = nn.Conv2d(channels[i - 1], channels[i], 3, stride, padding=1, bias=not batch_norm)
+            modules[f"bn{i}"] = nn.BatchNorm2d(channels[i]) if batch_norm else nn.Identity()
             modules[f"relu{i}"] = nn.ReLU()
         modules["pool"] = nn.AdaptiveAvgPool2d(1)
         modules["flatten"] = nn.Flatten()
-        modules["fc"] = nn.Linear(CHANNELS[-1], 10)
+        modules["fc"] = nn.Linear(channels[-1], 10)
     return nn.Sequential(modules)
 
 
@@ -98,23 +107,34 @@ def train(
     *,
     epochs: int = 20,
     batch_size: int = 64,
-    learning_rate: float = 4e-3,
+    learning_rate: float | None = None,
+    optimizer: str = "adam",
+    width: float = 1.0,
+    batch_norm: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Sequential:
-    """The network of this seed, trained on `data` with Adam and a one-cycle schedule; in eval mode.
+    """The network of this seed, trained on `data` with a one-cycle schedule; in eval mode.
 
-    `progress(done, total)` is called after every epoch.
+    `optimizer` is "adam" or "sgd" (with momentum 0.9), `learning_rate` the highest of the cycle (None: 4e-3 with Adam,
+    0.1 with SGD); `width` and `batch_norm` as in `network`. `progress(done, total)` is called after every epoch.
     """
-    model = network(seed).train()
+    if optimizer not in LEARNING_RATES:
+        raise ValueError(f"optimizer must be one of {', '.join(LEARNING_RATES)}; got {optimizer!r}")
+    model = network(seed, width=width, batch_norm=batch_norm).train()
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters())
+    most = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
+    rule: torch.optim.Optimizer
+    if optimizer == "adam":
+        rule = torch.optim.Adam(model.parameters())
+    else:
+        rule = torch.optim.SGD(model.parameters(), lr=most, momentum=0.9)
     steps = -(-len(data.inputs) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(rule, most, total_steps=epochs * steps)
     for epoch in range(epochs):
         for chosen in torch.randperm(len(data.inputs), generator=generator).split(batch_size):
-            optimizer.zero_grad()
+            rule.zero_grad()
             F.cross_entropy(model(shifted(data.inputs[chosen], generator)), data.labels[chosen]).backward()
-            optimizer.step()
+            rule.step()
             schedule.step()
         if progress is not None:
             progress(epoch + 1, epochs)

@@ -155,7 +155,7 @@ class StitchingResult:
 
     def to_json(self) -> str:
         """Strict JSON; an undefined number (NaN) becomes null."""
-        return json.dumps({"format": FORMAT, **_without_nan(asdict(self))}, indent=2, allow_nan=False) + "\n"
+        return json.dumps({"format": FORMAT, **without_nan(asdict(self))}, indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> StitchingResult:
@@ -184,11 +184,12 @@ def _pair(data: dict[str, Any]) -> PairResult:
     )
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Lists and mappings with None for every number that is not finite, which JSON does not have."""
     if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from stitchkern._version import __version__
 from stitchkern.comparison import compare
 from stitchkern.errors import ShapeError, StatisticsError
 from stitchkern.matching import Evaluation, Pair, collect_moments, evaluate
@@ -26,6 +22,7 @@ from stitchkern.nn import ChannelMap
 from stitchkern.similarity import cka
 from stitchkern.solvers import AffineMap, least_squares, procrustes, reduced_rank_path
 from stitchkern.solvers.orthogonal import ProcrustesMap
+from stitchkern.studies.circumstances import circumstances
 from stitchkern.studies.data import FitAndTest, Part
 from stitchkern.studies.layers import check_takes, count_parameters, default_layers
 from stitchkern.studies.names import short_names
@@ -118,7 +115,7 @@ def stitch_layers(
         similarity=SimilarityResult(front_layers, end_layers, matrix.values.tolist()),
         fit_images=fit_images,
         test_images=tested.count,
-        made={**(made or {}), **_made(front, clock)},
+        made={**(made or {}), **circumstances(device_of(front), clock.seconds)},
     )
 
 
@@ -266,17 +263,6 @@ def _cka(moments: Moments, *, unbiased: bool) -> float:
         return cka(moments, unbiased=unbiased)
     except StatisticsError:
         return math.nan
-
-
-def _made(model: nn.Module, clock: _Clock) -> dict[str, str]:
-    versions = {"stitchkern": __version__, "torch": torch.__version__, "Python": platform.python_version()}
-    return {
-        "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "Time": ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.seconds.items()),
-        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Machine": f"{platform.system()} {platform.machine()}, CPU threads: {torch.get_num_threads()}",
-        "Device": str(device_of(model)),
-    }
 
 
 class _Counted:
