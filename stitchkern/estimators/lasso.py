@@ -38,9 +38,9 @@ class SparseRegressor(MomentsRegressor):
 
     @property
     def sparse_coef_(self) -> Any:
-        """``coef_`` as rows without zeros: (q, p), or (1, p) for y (n,); scipy's CSR for numpy, torch's for torch."""
+        """``coef_`` without its zeros: (q, p), or (1, p) for y (n,); scipy's CSR for numpy, torch's COO for torch."""
         if isinstance(self.coef_, Tensor):
-            return torch.atleast_2d(self.coef_).to_sparse_csr()
+            return torch.atleast_2d(self.coef_).to_sparse()
         return sparse.csr_matrix(np.atleast_2d(self.coef_))
 
     def _problem(self, stats: Statistics, l1_ratio: float) -> LassoProblem:
