@@ -102,10 +102,10 @@ def _result(layers: list[str], found: dict[str, Found], of_digits: bool) -> Stud
         lede="The same stitches between networks that share less and less: "
         f"{'; '.join(cases)}. Layers: {', '.join(layers)}.",
         figures=[
-            Figure(f"{cases[0].capitalize()}, task loss", f"{means[cases[0]]['task']:.3f}", "mean over layers"),
-            Figure(f"{halves.capitalize()}, task loss", f"{means[halves]['task']:.3f}", "mean over layers"),
-            Figure("Lowest, task loss", f"{means[worst]['task']:.3f}", worst),
-            Figure("Lowest, least squares", f"{min(one['direct'] for one in means.values()):.3f}",
+            Figure(f"Task loss, {cases[0]}", f"{means[cases[0]]['task']:.3f}", "mean over layers"),
+            Figure(f"Task loss, {halves}", f"{means[halves]['task']:.3f}", "mean over layers"),
+            Figure("Task loss, lowest", f"{means[worst]['task']:.3f}", worst),
+            Figure("Least squares, lowest", f"{min(one['direct'] for one in means.values()):.3f}",
                    min(cases, key=lambda case: means[case]["direct"])),
         ],
         curves=[
