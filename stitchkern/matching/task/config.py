@@ -65,6 +65,8 @@ class TaskConfig:
             _among("init", self.init, INITS)
         if isinstance(self.mask, str):
             _among("mask", self.mask, MASKS)
+        elif self.mask is not None and not isinstance(self.mask, Tensor):
+            raise TypeError(f"mask must be a name or a (q, p) bool tensor; got {type(self.mask).__name__}")
         _among("target", self.target, TARGETS)
         _among("loss", self.loss, LOSSES)
         for what in ("l1", "group_l1", "weight_decay"):

@@ -111,7 +111,7 @@ def match_task(
 
     Raises:
         ValueError: no batch; an option out of its range; labels missing; a checkpoint of another run.
-        TypeError: an unknown option.
+        TypeError: an unknown option; a layer that is neither a name nor two of them.
         LayerError: an unknown layer, one that does not run once, or one that the end's outputs do not depend on.
         ShapeError: positions, tokens or channels that do not fit; other classes in the front than in the end where the
             target is made of both; labels that are no class of the end; outputs that are no logits.
@@ -183,9 +183,14 @@ def match_tasks(
     plan = Schedule(**schedule)
     if not cache and isinstance(batches, Iterator):
         raise ValueError("cache=False reads the batches more than once: pass a list or a DataLoader, not an iterator")
+    if not isinstance(layer, str) and not (isinstance(layer, tuple | list) and len(layer) == 2):
+        raise TypeError(f"layer must be a name or (front layer, end layer); got {layer!r}")
     pair = (layer, layer) if isinstance(layer, str) else (layer[0], layer[1])
     source = Source(front, end, pair, wanted, resize, precision)
     with ExitStack() as stack:
+        # training needs gradients, whatever the caller is in
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         stack.enter_context(frozen(front, end))
         train: Samples | Iterable[Any]
         if cache:

@@ -59,6 +59,8 @@ class Schedule:
                 raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
             raise ValueError(f"learning_rate must be at least 0; got {self.learning_rate}")
+        if not (math.isfinite(self.decay) and self.decay >= 0):
+            raise ValueError(f"decay must be at least 0; got {self.decay}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1); got {self.momentum}")
 

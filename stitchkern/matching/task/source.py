@@ -15,7 +15,7 @@ from stitchkern.matching.evaluate import check_labels, logits_of
 from stitchkern.matching.stream import Pair, Progress, stream
 from stitchkern.matching.task.config import TaskConfig
 from stitchkern.models.cut import Tail
-from stitchkern.models.taps import Inputs, Taps, device_of, layer_shapes, map_tensors, resolve_layer
+from stitchkern.models.taps import Inputs, Taps, device_of, layer_shapes, leaves, map_tensors, resolve_layer
 from stitchkern.moments import Moments
 
 
@@ -88,6 +88,9 @@ class Source:
         Raises:
             LayerError, ShapeError, NotFiniteError: as :func:`stitchkern.match_task`.
         """
+        first = next((t for t in leaves(inputs) if t.ndim), None)
+        if first is not None and not len(first):
+            raise ShapeError("a batch holds no samples: leave it out")
         if self._end_taps is None:
             self._prepare(inputs)
         assert self._end_taps is not None and self.later is not None

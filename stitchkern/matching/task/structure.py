@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from stitchkern.errors import ShapeError
 from stitchkern.matching.task.config import TaskConfig
-from stitchkern.nn import ChannelMap, LowRankStitch, Stitch
+from stitchkern.nn import ChannelMap, LowRankStitch, SparseStitch, Stitch
 from stitchkern.solvers import AffineMap, least_squares, permutation, procrustes, reduced_rank_path, semi_matching
 from stitchkern.statistics import Statistics
 
@@ -164,12 +164,12 @@ def _given(init: Any, stats: Statistics) -> Affine:
         weight, bias = init.weight, init.bias
     elif isinstance(init, LowRankStitch):
         weight, bias = init.up @ init.down, init.bias
+    elif isinstance(init, SparseStitch):
+        weight, bias = init.to_dense(), init.bias
     elif isinstance(init, tuple) and len(init) == 2 and isinstance(init[0], Tensor):
         weight, bias = init
     else:
-        raise TypeError(
-            f"init must be a name, an AffineMap, a Stitch, a LowRankStitch or (weight, bias); got {type(init).__name__}"
-        )
+        raise TypeError(f"init must be a name, an AffineMap, a stitch or (weight, bias); got {type(init).__name__}")
     if bias is None:
         bias = weight.new_zeros(len(weight))
     if tuple(weight.shape) != (stats.q, stats.p) or tuple(bias.shape) != (stats.q,):

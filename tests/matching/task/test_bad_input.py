@@ -156,3 +156,41 @@ def test_options_that_there_are_not() -> None:
 def test_latent_layers_must_follow(names: list[str], message: str) -> None:
     with pytest.raises(LayerError, match=message):
         match(target="latent", target_layers=names)
+
+
+@pytest.mark.parametrize("layer", [3, None, ("bn1",), ("bn1", "bn1", "bn1")])
+def test_layers_that_are_none(layer) -> None:
+    with pytest.raises(TypeError, match=r"layer must be a name or \(front layer, end layer\); got"):
+        sk.match_task(conv(0), conv(1), layer, batches())
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_batches_without_samples(cache: bool) -> None:
+    inputs, labels = batches()[0]
+    with pytest.raises(ShapeError, match="a batch holds no samples"):
+        match(data=[(inputs, labels), (inputs[:0], labels[:0])], cache=cache)
+
+
+def test_masks_and_decays_that_are_none() -> None:
+    with pytest.raises(TypeError, match=r"mask must be a name or a \(q, p\) bool tensor; got list"):
+        match(mask=[[True]])
+    for decay in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="decay must be at least 0; got"):
+            match(decay=decay)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_trains_whatever_the_caller_is_in(mode) -> None:
+    front, end, data = conv(0), conv(1), batches()
+    wanted = match(front, end, data=data, epochs=1).stitch.weight
+    with mode():
+        found = match(front, end, data=data, epochs=1).stitch.weight
+        assert not torch.is_grad_enabled()
+    assert torch.equal(found, wanted)
+
+
+def test_starts_from_a_sparse_stitch() -> None:
+    width = match(epochs=0).stitch.p
+    weight = torch.eye(width).double()
+    found = match(init=sk.nn.SparseStitch.from_dense(weight), epochs=0).stitch
+    assert torch.equal(found.weight.double(), weight) and not found.bias.any()
