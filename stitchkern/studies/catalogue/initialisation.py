@@ -42,8 +42,8 @@ Ends = dict[str, tuple[float, float]]
 
 
 def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
-    layers = options.layers or networks.some_layers(options.either(3, 1))
-    runs = options.repeats or options.either(8, 2)
+    layers = options.layers or networks.some_layers(options.either(2, 1))
+    runs = options.repeats or options.either(6, 2)
     found: dict[str, list[Ends]] = {layer: [] for layer in layers}
     pair = networks.pairs[0]
     for layer in layers:
