@@ -109,11 +109,14 @@ def _points(shares: Sequence[float], relative: Sequence[float], r2: Sequence[flo
 
 
 def _at(found: list[dict[str, Points]], way: str, shares: Sequence[float]) -> list[float]:
-    """Mean over pairs, between the points of each; NaN beyond them."""
+    """Mean over pairs, between the points of each; NaN beyond the sparsest.
+
+    The densest one stands for 0: a few weights without a penalty are below the threshold by chance.
+    """
     curves = []
     for one in found:
         x, y = ([point[i] for point in one[way]] for i in (0, 1))
-        curves.append(np.interp(shares, x, y, left=np.nan, right=np.nan))
+        curves.append(np.interp(shares, x, y, right=np.nan))
     return [mean(column) for column in np.array(curves).T.tolist()]
 
 
@@ -181,7 +184,7 @@ def _table(layer: str, found: list[dict[str, Points]], beside: bool, several: bo
     rows: list[list[Cell]] = []
     for share, *values in zip(SHARES, *(_at(found, way, SHARES) for way in WAYS), strict=True):
         rows.append([share, *values, *(one.get(share) for one in stated if beside)])
-    note = "Between the points of each curve; –: beyond them. The path’s densest map is that of least squares."
+    note = "Between the points of each curve; –: beyond the sparsest. At 0: the densest, least squares on the path."
     name = f"sparsity-{layer}" if several else "sparsity"
     return Table(name, f"Relative accuracy at {layer}", columns + extra, rows, note, extra)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from stitchkern.errors import SpecError
 from stitchkern.report import study
+from stitchkern.studies.catalogue.sparsity import _at
 from stitchkern.studies.study import Network, StudyResult, Work, run_study, study_names, study_title
 from tests.page import check_alone
 
@@ -68,6 +70,13 @@ def test_sparsity_and_rank_end_at_least_squares(digits_pair, options):
     for line in next(one for one in sparse.curves if one.name == "r2").panels[0].lines[:2]:
         assert line.x == sorted(line.x) and line.x[0] < 0.01 and line.x[-1] == 1.0
         assert line.y == sorted(line.y, reverse=True) and line.y[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_shares_between_and_beyond_the_points_of_a_curve():
+    found = [{"task": [(0.002, 0.9, 1.0), (0.5, 0.5, 0.5)]}, {"task": [(0.0, 0.7, 1.0), (0.75, 0.1, 0.0)]}]
+    values = _at(found, "task", [0.0, 0.25, 0.6])
+    assert values[0] == pytest.approx(0.8) and math.isnan(values[2])  # the densest stands for no zeros
+    assert values[1] == pytest.approx(((0.9 - 0.4 * 0.248 / 0.498) + 0.5) / 2)
 
 
 def test_more_channels_keep_more(digits_pair, options):
