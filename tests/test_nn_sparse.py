@@ -223,7 +223,7 @@ def test_compiles_to_one_graph(kernel, shape):
 
 
 def test_functional_transforms():
-    stitch, x = SparseStitch.from_dense(*matrix(), kernel="sparse"), torch.randn(2, 9, 4, 4)
+    stitch, x = SparseStitch.from_dense(*matrix(), kernel="dense"), torch.randn(2, 9, 4, 4)
     parameters = {k: v.detach() for k, v in stitch.named_parameters()}
     found = torch.func.grad(lambda p: torch.func.functional_call(stitch, p, (x,)).square().sum())(parameters)
     stitch(x).square().sum().backward()
