@@ -164,7 +164,7 @@ def _result(starts: list[str], flat: list[str], found: dict[str, list[Found]], p
         headline=f"Straight lines between stitches lose less than 5 points of relative accuracy at {len(good)} of "
         f"{len(layers)} layers; the highest barrier is at {worst}.",
         lede=f"Stitches trained for the task from {len(starts)} starts ({', '.join(starts)}), and everything on the "
-        f"straight line between every two of them. Means over {pairs} pair{'s' * (pairs != 1)} of networks.",
+        f"straight line between every two of them. Means over {words.counted(pairs, 'pair')} of networks.",
         figures=[
             Figure("Lines that stay good", f"{len(good)} of {len(layers)}", "layers, less than 5 points lost"),
             Figure("Highest barrier", f"{mean(barriers[worst]):.3f}", f"of the loss, at {worst}"),

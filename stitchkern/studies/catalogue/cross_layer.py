@@ -93,8 +93,8 @@ def _result(layers: list[str], epochs: int, direct: list[Cells], task: list[Cell
         headline=f"Fitted by least squares, {own['direct']} of {count} layers of the end do best with their own "
         f"counterpart; {skipped}.",
         lede=f"Every layer of the front (rows) into every layer of the end (columns), by least squares, and by "
-        f"{epochs} epochs of training for the task where the front’s layer is no later. Means over {pairs} "
-        f"pair{'s' * (pairs != 1)} of networks.",
+        f"{epochs} epochs of training for the task where the front’s layer is no later. Means over "
+        f"{words.counted(pairs, 'pair')} of networks.",
         figures=[
             Figure("Counterpart has the highest R²", f"{own['r2']} of {count}", "layers of the end"),
             Figure("Counterpart is best, least squares", f"{own['direct']} of {count}", "layers of the end"),

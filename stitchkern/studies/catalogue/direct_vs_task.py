@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stitchkern.matching import behaviour, evaluate, match_direct, match_task
-from stitchkern.nn import Stitch
+from stitchkern.matching import match_direct
 from stitchkern.studies.data import FitAndTest
 from stitchkern.studies.study import (
     Curves,
@@ -30,9 +29,7 @@ from stitchkern.studies.study import (
     words,
 )
 from stitchkern.studies.study.means import half, mean
-
-WAYS = {"direct": "Least squares", "task": "Task loss"}
-Numbers = dict[str, float]
+from stitchkern.studies.study.two_ways import BEHAVIOUR, WAYS, Numbers, line, two_ways
 
 
 def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
@@ -41,7 +38,7 @@ def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
     for pair in networks.pairs:
         starts = options.keep(pair, partial(_starts, pair, layers, data), part="least squares", layers=layers)
         for layer in layers:
-            unit = partial(_layer, pair, layer, starts[layer], data, options)
+            unit = partial(two_ways, pair, layer, starts[layer], data, options.epochs, beyond=True)
             found[layer].append(options.keep(pair, unit, part="layer", layer=layer))
     return _result(networks, found)
 
@@ -50,32 +47,6 @@ def _starts(pair: NetworkPair, layers: list[str], data: FitAndTest, _: Path) -> 
     """The least-squares maps of all layers, in one pass."""
     fits = match_direct(*pair.models, layers, data.fit)
     return {layer: (fit.weight, fit.bias) for layer, fit in fits.items()}
-
-
-def _layer(
-    pair: NetworkPair, layer: str, start: tuple[Tensor, Tensor], data: FitAndTest, options: Options, checkpoint: Path
-) -> dict[str, Numbers]:
-    """Both stitches of one layer, by way."""
-    model = match_task(*pair.models, layer, data.fit, init=start, epochs=options.epochs, checkpoint=checkpoint)
-    history: Any = model.history
-    like = next(model.stitch.parameters())
-    direct = Stitch.from_affine(*(t.to(like) for t in start))
-    stitches = {(layer, layer, "direct"): direct, (layer, layer, "task"): model.stitch}
-    tested = evaluate(*pair.models, stitches, data.test)
-    beyond = behaviour(*pair.models, stitches, data.test)
-    return {
-        key[2]: {
-            "relative": tested.relative[key],
-            "se": tested.relative_se[key],
-            "penalty": beyond[key].penalty,
-            "agreement": beyond[key].agreement,
-            "error_consistency": beyond[key].error_consistency,
-            "energy_auroc": beyond[key].energy_auroc,
-            "cka": history.cka[0 if key[2] == "direct" else -1],
-            "r2": history.r2[0 if key[2] == "direct" else -1],
-        }
-        for key in stitches
-    }
 
 
 def _result(networks: Networks, found: dict[str, list[dict[str, Numbers]]]) -> StudyResult:
@@ -89,6 +60,10 @@ def _result(networks: Networks, found: dict[str, list[dict[str, Numbers]]]) -> S
     task, direct = ([one["relative"] for one in means[way]] for way in ("task", "direct"))
     better = sum(a > b for a, b in zip(task, direct, strict=True))
     pairs = len(networks.pairs)
+    lines = [
+        line(name, _places(layers), [[one[way] for one in found[layer]] for layer in layers])
+        for way, name in reversed(WAYS.items())
+    ]
     return StudyResult(
         headline=f"Trained for the task, the stitch keeps {mean(task):.1%} of the accuracy; fitted by least squares, "
         f"{mean(direct):.1%}.",
@@ -103,7 +78,7 @@ def _result(networks: Networks, found: dict[str, list[dict[str, Numbers]]]) -> S
         curves=[
             Curves(
                 "layers", "Relative accuracy by layer", "stitched layer, from input to output", "relative accuracy",
-                [Panel("", [*_lines(found, layers), *_stated(stated, layers)])], ticks=layers,
+                [Panel("", [*lines, *_stated(stated, layers)])], ticks=layers,
                 note="Bars: 95 % interval of the mean over pairs, or of one pair from its test samples.",
             ),
             Curves(
@@ -135,16 +110,6 @@ def _result(networks: Networks, found: dict[str, list[dict[str, Numbers]]]) -> S
     )  # fmt: skip
 
 
-def _lines(found: dict[str, list[dict[str, Numbers]]], layers: list[str]) -> list[Line]:
-    lines = []
-    for way, name in reversed(WAYS.items()):
-        values = [[one[way]["relative"] for one in found[layer]] for layer in layers]
-        errors = [[one[way]["se"] for one in found[layer]] for layer in layers]
-        spread = [half(v, e) for v, e in zip(values, errors, strict=True)]
-        lines.append(Line(name, _places(layers), [mean(v) for v in values], spread))
-    return lines
-
-
 def _stated(stated: dict[str, tuple[float, float]], layers: list[str]) -> list[Line]:
     there = [i for i, layer in enumerate(layers) if layer in stated]
     return [
@@ -165,10 +130,7 @@ def _row(layer: str, found: list[dict[str, Numbers]], stated: tuple[float, float
 
 
 def _beyond(layers: list[str], means: dict[str, list[Numbers]]) -> Table:
-    names = {
-        "cka": "CKA", "r2": "R²", "penalty": "Stitching penalty", "agreement": "Agreement",
-        "error_consistency": "Error consistency", "energy_auroc": "Energy AUROC",
-    }  # fmt: skip
+    names = {"cka": "CKA", "r2": "R²", **BEHAVIOUR}
     rows: list[list[Any]] = [
         [layer, WAYS[way], *(means[way][i][name] for name in names)] for i, layer in enumerate(layers) for way in WAYS
     ]

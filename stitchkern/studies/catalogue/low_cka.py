@@ -109,7 +109,7 @@ def _result(penalties: list[float], found: dict[str, list[list[Run]]], networks:
         headline=f"CKA falls to {least[0]:.2f} while the stitched network keeps {least[1]:.1%} of the accuracy "
         f"(layer {least[2]}, penalty {least[3]:g} CKA).",
         lede="Each network is stitched to itself. The stitch starts next to the identity and is trained for the task "
-        f"with c·CKA added to the loss. Means over {networks} network{'s' * (networks != 1)}.",
+        f"with c·CKA added to the loss. Means over {words.counted(networks, 'network')}.",
         figures=[
             Figure("Lowest CKA", f"{least[0]:.3f}", f"at relative accuracy {least[1]:.3f}"),
             Figure(f"CKA below {LOW}, accuracy above {FULL}", f"{len(reached)} of {len(layers)}", "layers"),

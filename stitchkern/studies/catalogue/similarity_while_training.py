@@ -84,7 +84,7 @@ def _result(networks: Networks, found: dict[str, list[Course]]) -> StudyResult:
         headline=f"At {len(parted)} of {len(layers)} layers the stitched activation becomes less similar to the end’s "
         "own while the stitched network comes closer to the end network.",
         lede="The stitch starts as the least-squares map and is trained for the task. Means over "
-        f"{pairs} pair{'s' * (pairs != 1)} of networks.",
+        f"{words.counted(pairs, 'pair')} of networks.",
         figures=[
             Figure(f"{what} falls at", f"{len(fell[name])} of {len(layers)}", "layers") for name, what in CURVES.items()
         ],

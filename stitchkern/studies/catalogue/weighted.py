@@ -81,7 +81,7 @@ def _result(networks: Networks, layers: list[str], found: dict[str, list[dict[st
         headline=f"Weighted by {rule}, least squares keeps {means[rule][layer]:.1%} of the accuracy at {layer} instead "
         f"of {means[PLAIN][layer]:.1%}.",
         lede="Least squares in which large activations of the end count more, entry by entry, without any look at the "
-        f"task. Means over {pairs} pair{'s' * (pairs != 1)} of networks.",
+        f"task. Means over {words.counted(pairs, 'pair')} of networks.",
         figures=[
             Figure("Largest gain", f"{gain:+.3f}", f"{layer}, weights {rule}"),
             Figure("Best weights over all layers", best, f"{overall[best]:.3f}"),

@@ -108,7 +108,7 @@ def _result(
         f"{overall['task'][0]:.1%} to {overall['task'][-1]:.1%} with task loss, and from {overall['direct'][0]:.1%} to "
         f"{overall['direct'][-1]:.1%} with least squares.",
         lede=f"{'Two networks of each width' if of_digits else 'Each pair of networks'}, stitched at "
-        f"{len(layers)} layer{'s' * (len(layers) != 1)}; task loss for {epochs} epochs from the least-squares map.",
+        f"{words.counted(len(layers), 'layer')}; task loss for {epochs} epochs from the least-squares map.",
         figures=[
             Figure("Narrowest, task loss", f"{overall['task'][0]:.3f}", "mean relative accuracy"),
             Figure("Widest, task loss", f"{overall['task'][-1]:.3f}", "mean relative accuracy"),
