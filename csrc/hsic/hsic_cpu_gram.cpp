@@ -99,11 +99,8 @@ class Gram {
     Rows some = x_;
     some.size[2] = pilots_, some.stride[2] *= count_ / pilots_;
     functions().mean({&some, 0, pilots_, channel0, channels, mean});
-    dispatch(x_.dtype, [&](auto source) {
-      const auto* first = static_cast<const decltype(source)*>(x_.data) + channel0 * x_.channel_stride;
-      for (int64_t c = 0; c < channels; ++c)
-        mean[c] = mean[c] / double(pilots_) + double(widen(first[c * x_.channel_stride]));
-    });
+    for (int64_t c = 0; c < channels; ++c) mean[c] /= double(pilots_);
+    add_first(x_, channel0, channels, mean);
   }
 
   // All slices of one pair of tiles, to both sides of the diagonal.

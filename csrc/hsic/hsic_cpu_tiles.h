@@ -3,13 +3,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "../common/cpu.h"
 #include "../common/parallel.h"
+#include "../common/scratch.h"
 #include "hsic_cpu.h"
 
 namespace stitchkern::hsic {
@@ -34,18 +32,21 @@ inline const Functions& functions() { return STITCHKERN_FOR_CPU_PATH(functions);
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t count)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (size_t(count) * sizeof(T) + 64) / 64 * 64))) {
-    if (!data_) throw std::bad_alloc();
-  }
-  T* get() const { return data_.get(); }
+  explicit Buffer(int64_t count) : data_(scratch_.get<T>(count)) {}
+  T* get() const { return data_; }
 
  private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
+  Scratch scratch_;
+  T* data_;
 };
+
+// From means of x_i − x_0, as MeanTask sums them, to those of x_i.
+inline void add_first(const Rows& x, int64_t channel0, int64_t channels, double* mean) {
+  dispatch(x.dtype, [&](auto source) {
+    const auto* first = static_cast<const decltype(source)*>(x.data) + channel0 * x.channel_stride;
+    for (int64_t c = 0; c < channels; ++c) mean[c] += double(widen(first[c * x.channel_stride]));
+  });
+}
 
 // Some channels of one side, and where they lie among those packed with them.
 struct Stretch {
@@ -140,14 +141,12 @@ class Tiles {
     for (int64_t i = 0; i < count; ++i) {
       const Piece& piece = pieces[i];
       const Rows& x = batch_.sides[piece.side].x;
-      dispatch(x.dtype, [&](auto source) {
-        const auto* first = static_cast<const decltype(source)*>(x.data) + piece.channel0 * x.channel_stride;
-        for (int64_t c = 0; c < piece.channels; ++c) {
-          double total = 0;
-          for (int64_t part = 0; part < parts; ++part) total += sums[(part * count + i) * MEAN_CHANNELS + c];
-          piece.mean[c] = total / double(batch_.count) + double(widen(first[c * x.channel_stride]));
-        }
-      });
+      for (int64_t c = 0; c < piece.channels; ++c) {
+        double total = 0;
+        for (int64_t part = 0; part < parts; ++part) total += sums[(part * count + i) * MEAN_CHANNELS + c];
+        piece.mean[c] = total / double(batch_.count);
+      }
+      add_first(x, piece.channel0, piece.channels, piece.mean);
     }
   }
 

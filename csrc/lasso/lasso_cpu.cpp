@@ -12,39 +12,30 @@
 //
 // Grouped: block coordinate descent; a channel's coefficients move together, and with them the gradients of all active
 // channels.
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <tuple>
 
 #include "../common/cpu.h"
 #include "../common/parallel.h"
+#include "../common/scratch.h"
 #include "lasso_cpu.h"
 #include "lasso_op.h"
 
 namespace stitchkern::lasso {
 namespace {
 
-struct Scratch {
-  explicit Scratch(int64_t bytes) : data(std::aligned_alloc(64, size_t(bytes + 63) / 64 * 64), &std::free) {
-    if (!data) throw std::bad_alloc();
-  }
-  std::unique_ptr<void, decltype(&std::free)> data;
-};
-
 std::tuple<Tensor, Tensor> lasso_path_cpu(Tensor gram, Tensor cross, Tensor energy, Tensor l1, Tensor l2, Tensor start,
                                           bool positive, bool grouped, double tol, int64_t max_sweeps) {
   const auto [path, coefficients, score] = unpack(gram, cross, energy, l1, l2, start, positive, tol, max_sweeps);
   const Kernels& kernel = STITCHKERN_FOR_CPU_PATH(kernels);
   if (grouped) {
-    const Scratch scratch(kernel.grouped_scratch(path.p, path.q));
-    kernel.grouped(path, scratch.data.get());
+    Scratch scratch;  // not a thread's: it may be large
+    kernel.grouped(path, scratch.get<char>(kernel.grouped_scratch(path.p, path.q)));
     return {coefficients, score};
   }
   const int64_t bytes = kernel.scratch(path.p), p = path.p, cost = path.q * path.alphas * p * p;
   parallel_tasks(path.q, cost, [&, &path = path](int64_t k) {
-    const Scratch scratch(bytes);
-    kernel.target(path, k, scratch.data.get());
+    Scratch scratch;
+    kernel.target(path, k, scratch.get<char>(bytes));
   });
   return {coefficients, score};
 }

@@ -5,41 +5,25 @@
 // of right-hand sides at a time, which passes through both eliminations while it lies in the first-level cache (p = 64:
 // 6 KB) and leaves as a piece of the solution. p = q = 64 runs at six tenths of the rate of a large matrix product, p =
 // q = 128 at eight (two cores, AVX2): small triangles and short sums cost the rest.
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <tuple>
 
 #include "../common/cpu.h"
 #include "../common/parallel.h"
+#include "../common/scratch.h"
 #include "lsq_cpu.h"
 #include "lsq_op.h"
 
 namespace stitchkern::lsq {
 namespace {
 
-// A thread's own, kept from call to call: fresh pages cost more than a small problem.
-void* scratch(int64_t bytes) {
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<void, Free> data;
-  thread_local int64_t size = 0;
-  if (bytes > size) {
-    data.reset(std::aligned_alloc(64, size_t(bytes + 63) / 64 * 64));
-    size = data ? bytes : 0;
-    if (!data) throw std::bad_alloc();
-  }
-  return data.get();
-}
-
 std::tuple<Tensor, Tensor, Tensor> lsq_solve_cpu(Tensor cov_xx, Tensor cov_xy, Tensor mean_x, Tensor ridge,
                                                  Tensor probes) {
   const auto [batch, solution, sums, score] = unpack(cov_xx, cov_xy, mean_x, ridge, probes, CPU_FEATURES);
   const Kernels& kernel = STITCHKERN_FOR_CPU_PATH(kernels);
   const int64_t p = batch.p, cost = p * p * p / 6 + p * p * (batch.q + batch.k);
-  parallel_tasks(batch.count, batch.count * cost,
-                 [&, &batch = batch](int64_t i) { kernel.solve(Problem(batch, i), scratch(kernel.scratch_bytes)); });
+  parallel_tasks(batch.count, batch.count * cost, [&, &batch = batch](int64_t i) {
+    kernel.solve(Problem(batch, i), thread_scratch(kernel.scratch_bytes));
+  });
   return {solution, sums, score};
 }
 

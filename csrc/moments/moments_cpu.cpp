@@ -11,12 +11,11 @@
 // [2^-40, 2^40].
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
 #include "../common/cpu.h"
 #include "../common/parallel.h"
+#include "../common/scratch.h"
 #include "moments_cpu.h"
 #include "moments_op.h"
 
@@ -39,28 +38,6 @@ const Kernels<T>& kernels() {
   else
     return STITCHKERN_FOR_CPU_PATH(kernels_f64);
 }
-
-// Uninitialised memory on cache lines, kept from stage to stage: fresh pages cost more than filling them.
-class Scratch {
- public:
-  template <class T>
-  T* get(int64_t count) {
-    const size_t bytes = (size_t(count) * sizeof(T) + 63) / 64 * 64;
-    if (bytes > size_) {
-      data_.reset(std::aligned_alloc(64, bytes));
-      if (!data_) throw std::bad_alloc();
-      size_ = bytes;
-    }
-    return static_cast<T*>(data_.get());
-  }
-
- private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  std::unique_ptr<void, Free> data_;
-  size_t size_ = 0;
-};
 
 // Where the features of z = [x, y] lie in panels: a panel never spans x and y.
 struct Panels {

@@ -1,12 +1,10 @@
 // The sparse 1×1 convolution on the CPU: tasks, over groups of positions, and of output channels where there are few
 // groups. What is computed, and why in this way, is in spconv_cpu_path.cpp.
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "../common/cpu.h"
 #include "../common/parallel.h"
+#include "../common/scratch.h"
 #include "spconv_cpu.h"
 #include "spconv_op.h"
 
@@ -18,21 +16,6 @@ constexpr int64_t LEAST_POSITIONS = 1024;            // of such a chunk
 constexpr int64_t PARTIAL_BYTES = int64_t(1) << 26;  // of all chunks' sums together
 
 int64_t pieces(int64_t count, int64_t each) { return (count + each - 1) / each; }
-
-// A thread's own, kept from call to call.
-void* scratch(int64_t bytes) {
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<void, Free> data;
-  thread_local int64_t size = 0;
-  if (bytes > size) {
-    data.reset(std::aligned_alloc(64, size_t(bytes + 63) / 64 * 64));
-    size = data ? bytes : 0;
-    if (!data) throw std::bad_alloc();
-  }
-  return data.get();
-}
 
 // What a kernel would read or write out of bounds with: checked in every call, as it costs nothing beside the product.
 void check_pattern(const Matrix& m) {
@@ -75,7 +58,7 @@ Tensor spconv_cpu(Tensor x, Tensor values, std::optional<Tensor> bias, std::vect
     Piece piece{i / parts * group, 0, i % parts * channels, 0};
     piece.positions = std::min(group, positions - piece.position);
     piece.channels = std::min(channels, m.rows - piece.channel);
-    if (piece.channels > 0) kernels.forward(map, piece, scratch(group_bytes(m)));
+    if (piece.channels > 0) kernels.forward(map, piece, thread_scratch(group_bytes(m)));
   });
   return a.y;
 }
@@ -97,7 +80,8 @@ Tensor spconv_weight_grad_cpu(Tensor x, Tensor grad, std::vector<Tensor> pattern
   std::vector<double> sums(chunks * m.nonzeros);
   parallel_tasks(chunks, a.positions * (m.nonzeros + m.rows + m.columns), [&](int64_t i) {
     const int64_t begin = std::min(i * chunk, a.positions), end = std::min(begin + chunk, a.positions);
-    kernels.weight_grad(a.x, a.grad, m, begin, end - begin, sums.data() + i * m.nonzeros, scratch(weight_bytes(m)));
+    kernels.weight_grad(a.x, a.grad, m, begin, end - begin, sums.data() + i * m.nonzeros,
+                        thread_scratch(weight_bytes(m)));
   });
   for (int64_t i = 1; i < chunks; ++i)
     for (int64_t k = 0; k < m.nonzeros; ++k) sums[k] += sums[i * m.nonzeros + k];

@@ -44,7 +44,8 @@ struct Places {
       if (++inner == rows.size[2]) inner = 0, ++outer, at = rows.offset(outer * rows.size[2]);
     }
   }
-  // Whether these are neighbours in memory, each of the next: a transposed image has its first and last place there too.
+  // Whether these are neighbours in memory, each of the next: a transposed image has its first and last place there
+  // too.
   bool run(int first, int length) const {
     bool all = true;
     for (int i = first + 1; i < first + length; ++i) all &= offset[i] - offset[i - 1] == 1;
