@@ -19,10 +19,10 @@ _measured: dict[tuple[Any, ...], dict[str, float]] = {}
 
 
 def cannot_measure(x: Tensor) -> bool:
-    """Whether time would mean nothing or be an error: while a CUDA graph is captured, and inside ``torch.func``."""
+    """Whether time would mean nothing or be an error: while a CUDA graph is captured, and of tensors without data."""
     if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return True
-    return type(x) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return type(x) is not Tensor
 
 
 def cheapest(ways: Ways, x: Tensor, sizes: tuple[int, ...], parameters: list[Tensor | None], *, gradients: bool) -> str:

@@ -234,6 +234,8 @@ class SparseStitch(ChannelMap):
     def _choose(self, x: Tensor) -> str:
         if x.device.type not in ("cpu", "cuda") or x.dtype not in SPARSE_TYPES:
             return "dense"
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return "dense"  # inside torch.func, whose transforms the sparse op has no rules for
         if torch.compiler.is_compiling() or x.numel() == 0 or cost.cannot_measure(x):
             return self.chosen or self._rule(x)
         wanted = [t for t in (x, self.values, self.bias) if t is not None and t.requires_grad]
