@@ -27,7 +27,7 @@ QUICK = (
     "test_similarity.py::test_canonical_correlations[SVCCA-covariances",
     "test_similarity.py::test_distances[mutual k-NN, k = 10-stitchkern",
     "test_similarity.py::test_distances[mutual k-NN, k = 10-products",
-    "test_task.py::test_step[1-",
+    "test_task.py::test_step[1 stitch-",
     "test_scaling.py::",
     "test_threads.py::",
 )

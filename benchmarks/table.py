@@ -21,7 +21,8 @@ ERRORS = {
     "lasso": "error: largest violation of optimality over all α and targets, relative to the largest covariance",
     "similarity": "error: largest difference to float64",
     "hsic": "error: of CKA against float64 distances from differences, over the first 2,048 samples",
-    "task": "time of one step; error: of the weights to those of the plain way, relative to how far they moved",
+    "task": "time of one step, error: of the weights to those of the plain way, relative to how far they moved; or "
+    "time of a study, error: of its relative accuracies to the plain way's",
     "scaling": "errors as in the tables of the families",
 }
 NOT_IN_SUMMARY = ("scaling",)

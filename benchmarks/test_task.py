@@ -26,12 +26,19 @@ from stitchkern.nn import Stitch
 
 BATCH, STEPS = 128, 5
 LAYER = "layer2.1.add"
+#: of each stitch, the seed of its front and the layer that it comes from; all enter one end at LAYER
+CASES: dict[str, list[tuple[int, str]]] = {
+    "1 stitch": [(0, LAYER)],
+    "8 stitches": [(0, LAYER)] * 8,
+    "6 stitches from 3 layers of 2 networks": [(s, f"layer2.{i}.add") for s in (0, 2) for i in range(3)],
+}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Batches = list[tuple[Tensor, Tensor]]
 Answer = tuple[list[Tensor], list[float]]
-Run = Callable[[nn.Module, nn.Module, Batches, int], Answer]
+Run = Callable[[str], Answer]
 
 
+@functools.cache
 def resnet(seed: int) -> nn.Module:
     models = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "paper" / "models.py"))
     with torch.random.fork_rng():
@@ -42,6 +49,7 @@ def resnet(seed: int) -> nn.Module:
         return model.eval().to(DEVICE)
 
 
+@functools.cache
 def images() -> Batches:
     g = torch.Generator().manual_seed(0)
     return [
@@ -60,26 +68,31 @@ def wait() -> float:
     return time.perf_counter()
 
 
-def ours(front: nn.Module, end: nn.Module, batches: Batches, count: int) -> Answer:
+def ours(case: str) -> Answer:
     times: list[float] = []
+    seeds = sorted({seed for seed, _ in CASES[case]})
+    configs = [
+        TaskConfig(init=start(i), front=seeds.index(seed), layer=(layer, LAYER))
+        for i, (seed, layer) in enumerate(CASES[case])
+    ]
     found = sk.match_tasks(
-        front, end, LAYER, batches, [TaskConfig(init=start(i)) for i in range(count)],
+        [resnet(seed) for seed in seeds], resnet(1), None, images(), configs,
         epochs=1, batch_size=BATCH, shuffle=False, callback=lambda *_: times.append(wait()),
     )  # fmt: skip
     return [match.stitch.weight.detach() for match in found], seconds(times)
 
 
-def plain(front: nn.Module, end: nn.Module, batches: Batches, count: int) -> Answer:
-    stitches = [Stitch.from_affine(*start(i)).to(DEVICE) for i in range(count)]
+def plain(case: str) -> Answer:
+    end = resnet(1).requires_grad_(False)
+    stitches = [Stitch.from_affine(*start(i)).to(DEVICE) for i in range(len(CASES[case]))]
     optimizers = [torch.optim.Adam(stitch.parameters(), lr=1e-3) for stitch in stitches]
-    for model in (front, end):
-        model.requires_grad_(False)
     held: list[Tensor] = []
     times: list[float] = []
-    for inputs, _ in batches:
+    for inputs, _ in images():
         inputs = inputs.to(DEVICE)
-        for stitch, optimizer in zip(stitches, optimizers, strict=True):
-            with torch.no_grad(), front.get_submodule(LAYER).register_forward_hook(lambda m, a, y: held.append(y)):
+        for (seed, layer), stitch, optimizer in zip(CASES[case], stitches, optimizers, strict=True):
+            front = resnet(seed)
+            with torch.no_grad(), front.get_submodule(layer).register_forward_hook(lambda m, a, y: held.append(y)):
                 front(inputs)
                 target = end(inputs).softmax(1)
             x = held.pop()
@@ -103,19 +116,19 @@ WAYS: dict[str, Run] = {OURS: ours, PLAIN: plain}
 
 
 @functools.cache
-def expected_weights(count: int) -> list[Tensor]:
-    return plain(resnet(0), resnet(1), images(), count)[0]
+def expected_weights(case: str) -> list[Tensor]:
+    return plain(case)[0]
 
 
 @pytest.mark.parametrize("contender", WAYS)
-@pytest.mark.parametrize("count", [1, 8])
-def test_step(count: int, contender: str, benchmark) -> None:
-    front, end, batches, expected = resnet(0), resnet(1), images(), expected_weights(count)
+@pytest.mark.parametrize("case", CASES)
+def test_step(case: str, contender: str, benchmark) -> None:
+    expected = expected_weights(case)
     moved = max((w - start(i)[0].to(w)).abs().max().item() for i, w in enumerate(expected))
     times: list[float] = []
 
     def run() -> Answer:
-        answer = WAYS[contender](front, end, batches, count)
+        answer = WAYS[contender](case)
         times.extend(answer[1])
         return answer
 
@@ -124,7 +137,7 @@ def test_step(count: int, contender: str, benchmark) -> None:
         run,
         lambda: 0.0,  # the answer that is timed is the one that is verified
         family="task",
-        case=f"a step of {count} stitch{'es' * (count > 1)} at the middle of ResNet-20, {BATCH} images",
+        case=f"a step of {case} at the middle of ResNet-20, {BATCH} images",
         contender=contender,
         error=lambda answer: max((a - b).abs().max().item() for a, b in zip(answer[0], expected, strict=True)) / moved,
         allowed=0.05,
@@ -133,7 +146,7 @@ def test_step(count: int, contender: str, benchmark) -> None:
     )
 
 
-if __name__ == "__main__":  # the GPU lane: both ways, one stitch and eight
-    for count in (1, 8):
-        found = {name: median(run(resnet(0), resnet(1), images(), count)[1]) for name, run in WAYS.items()}
-        print(f"{DEVICE}, {count} stitches: " + ", ".join(f"{name} {s * 1e3:.1f} ms" for name, s in found.items()))
+if __name__ == "__main__":  # the GPU lane: both ways
+    for case in CASES:
+        found = {name: median(run(case)[1]) for name, run in WAYS.items()}
+        print(f"{DEVICE}, {case}: " + ", ".join(f"{name} {s * 1e3:.1f} ms" for name, s in found.items()))

@@ -138,7 +138,7 @@ def _hits_and_losses(
     channels = x.shape[1 if x.ndim == 4 else -1]
     if channels != p:
         raise ShapeError(f"maps must take the {channels} channels of the front's layer; they are {(q, p)}")
-    z = stitched(x, weights.to(x).reshape(k * q, p), biases.to(x).reshape(-1), k)
+    z = stitched([(x, weights.to(x).reshape(k * q, p), biases.to(x).reshape(-1), k)])
     given = stand_in(inputs, len(z)) if tail.is_cut else repeated(inputs, k)
     logits = logits_of(tail(z, given)).unflatten(0, (len(x), k))
     finite = logits.isfinite().all(-1)

@@ -205,5 +205,5 @@ def test_quick_names_survive_escapes():
 
 
 def test_quick_names_what_is_there():
-    assert "test_task.py::test_step[1-" in unknown(["test_task.py::test_step[8-stitchkern]"])
-    assert not unknown(["test_task.py::test_step[1-stitchkern]"])
+    assert "test_task.py::test_step[1 stitch-" in unknown(["test_task.py::test_step[8 stitches-stitchkern]"])
+    assert not unknown(["test_task.py::test_step[1 stitch-stitchkern]"])

@@ -40,6 +40,8 @@ class TaskConfig:
             (``"permutation"``).
         learning_rate: of this stitch; None: the run's.
         seed: of random starts.
+        layer: a name that both networks have, or (front layer, end layer); None: that of the run.
+        front, end: by number, which of the run's fronts and ends.
         name: what to call it.
     """
 
@@ -58,6 +60,9 @@ class TaskConfig:
     mask: str | Tensor | None = None
     learning_rate: float | None = None
     seed: int = 0
+    layer: str | tuple[str, str] | None = None
+    front: int = 0
+    end: int = 0
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -78,6 +83,9 @@ class TaskConfig:
             _number("learning_rate", self.learning_rate, 0.0, "at least 0")
         if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
             raise ValueError(f"rank must be a positive integer, or None; got {self.rank!r}")
+        for what in ("front", "end"):
+            if isinstance(getattr(self, what), bool) or not isinstance(getattr(self, what), int):
+                raise TypeError(f"{what} must be a number of one of the run's {what}s; got {getattr(self, what)!r}")
         if self.target_layers is not None:
             if self.target != "latent":
                 raise ValueError(f"target_layers are for target='latent'; got target={self.target!r}")

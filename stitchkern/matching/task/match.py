@@ -16,6 +16,7 @@ from stitchkern.matching.stream import Pair, Progress
 from stitchkern.matching.task import processes
 from stitchkern.matching.task.config import TaskConfig, as_config
 from stitchkern.matching.task.history import History
+from stitchkern.matching.task.route import Route, routes_of
 from stitchkern.matching.task.samples import Samples
 from stitchkern.matching.task.schedule import Schedule
 from stitchkern.matching.task.source import Source
@@ -137,9 +138,9 @@ def match_task(
 
 
 def match_tasks(
-    front: nn.Module,
-    end: nn.Module,
-    layer: str | Pair,
+    front: nn.Module | Sequence[nn.Module],
+    end: nn.Module | Sequence[nn.Module],
+    layer: str | Pair | None,
     batches: Iterable[Any],
     configs: Sequence[TaskConfig | Mapping[str, Any]],
     *,
@@ -156,12 +157,16 @@ def match_tasks(
     precision: str = "highest",
     **schedule: Any,
 ) -> list[TaskMatch]:
-    """Several stitches between the same layers, trained together: see :func:`stitchkern.match_task`.
+    """Several stitches trained together: see :func:`stitchkern.match_task`.
 
-    Each step runs the end once, on the activations of all stitches as one batch; they do not influence one another
-    beyond rounding, and each may have its own start, target, penalties, structure and learning rate.
+    Each may have its own start, target, penalties, structure and learning rate, and go between layers and networks of
+    its own; they do not influence one another beyond rounding. Every network runs once over the data for all of them.
+    In each step all stitches that enter one end at one layer go through what follows it as one batch, whatever layers
+    and fronts they come from.
 
     Args:
+        front, end: a network each, or several, which configs name by number (``front=1``).
+        layer: for configs that name none (``layer="conv2"``, or (front layer, end layer)); None where all do.
         configs: a :class:`stitchkern.TaskConfig`, or a mapping of its attributes, for each stitch.
         schedule: attributes of :class:`stitchkern.Schedule`, for all.
         others: as for :func:`stitchkern.match_task`.
@@ -169,8 +174,8 @@ def match_tasks(
     Returns:
         A `TaskMatch` for each config, in order.
 
-    Raises: as :func:`stitchkern.match_task`; ValueError for no config, or for some with one and some with several
-        labels per sample.
+    Raises: as :func:`stitchkern.match_task`; ValueError for no config, for some with one and some with several labels
+        per sample, or for a front or end that there is not.
     """
     check_resize(resize)
     wanted = [as_config(config) for config in configs]
@@ -183,15 +188,14 @@ def match_tasks(
     plan = Schedule(**schedule)
     if not cache and isinstance(batches, Iterator):
         raise ValueError("cache=False reads the batches more than once: pass a list or a DataLoader, not an iterator")
-    if not isinstance(layer, str) and not (isinstance(layer, tuple | list) and len(layer) == 2):
-        raise TypeError(f"layer must be a name or (front layer, end layer); got {layer!r}")
-    pair = (layer, layer) if isinstance(layer, str) else (layer[0], layer[1])
-    source = Source(front, end, pair, wanted, resize, precision)
+    fronts, ends = _several("front", front), _several("end", end)
+    routes = routes_of(wanted, layer, len(fronts), len(ends))
+    source = Source(fronts, ends, routes, wanted, resize, precision)
     with ExitStack() as stack:
         # training needs gradients, whatever the caller is in
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(frozen(front, end))
+        stack.enter_context(frozen(*dict.fromkeys([*fronts, *ends])))
         train: Samples | Iterable[Any]
         if cache:
             train = stack.enter_context(
@@ -201,36 +205,50 @@ def match_tasks(
             for _ in source.parts(batches, progress, moments=True):
                 pass
             train = batches
-        assert source.moments is not None
         if processes.active():
-            source.moments.all_reduce()
+            for moments in source.moments.values():
+                moments.all_reduce()
         held_out = None
         if validation is not None:
             held_out = stack.enter_context(Samples(source, validation, memory=memory, folder=folder))
-        stats = Statistics.of(source.moments)
-        extra: dict[str, Any] = {"size": source.size, "resize": resize} if source.size is not None else {}
-        dtype = _dtype_of(end)
-        trainees = [trainee(one, stats, dtype=dtype, device=device_of(end), **extra) for one in wanted]
+        of_routes = {route: Statistics.of(moments) for route, moments in source.moments.items()}
+        stats = [of_routes[route] for route in routes]
+        trainees = [
+            trainee(config, one, **_placed(source, route))
+            for config, one, route in zip(wanted, stats, routes, strict=True)
+        ]
         trainer = Trainer(
             source, trainees, wanted, stats, plan, train, held_out,
             compile=compile, callback=callback, path=None if checkpoint is None else Path(checkpoint),
-            save_every=save_every, identity=_identity(pair, wanted, plan, train),
+            save_every=save_every, identity=_identity(routes, wanted, plan, train),
         )  # fmt: skip
         trainer.run()
     found = []
-    for one, config, history in zip(trainees, wanted, trainer.histories, strict=True):
-        model = StitchedModel(front, end, *pair, one.plain())
+    for one, config, route, history in zip(trainees, wanted, routes, trainer.histories, strict=True):
+        model = StitchedModel(fronts[route.front], ends[route.end], *route.pair, one.plain())
         model.history = history  # type: ignore[assignment]
         found.append(TaskMatch(config, model, history))
     return found
 
 
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    """That of the end's parameters, which the stitch feeds."""
-    return next((t.dtype for t in model.parameters() if t.is_floating_point()), torch.float32)
+def _several(what: str, given: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    found = [given] if isinstance(given, nn.Module) else list(given)
+    if not found or not all(isinstance(model, nn.Module) for model in found):
+        raise TypeError(f"{what} must be a torch.nn.Module, or a list of some")
+    return found
 
 
-def _identity(pair: Pair, configs: list[TaskConfig], plan: Schedule, train: Samples | Iterable[Any]) -> dict[str, Any]:
+def _placed(source: Source, route: Route) -> dict[str, Any]:
+    """Type, device and sizes of a stitch on this route: those of the end's parameters, which it feeds."""
+    end = source.ends[route.end]
+    dtype = next((t.dtype for t in end.parameters() if t.is_floating_point()), torch.float32)
+    found: dict[str, Any] = {"dtype": dtype, "device": device_of(end)}
+    return found | ({"size": source.sizes[route], "resize": source.resize} if route in source.sizes else {})
+
+
+def _identity(
+    routes: list[Route], configs: list[TaskConfig], plan: Schedule, train: Samples | Iterable[Any]
+) -> dict[str, Any]:
     """What tells one run from another, in types that a checkpoint may hold."""
 
     def told(value: Any) -> Any:
@@ -238,7 +256,10 @@ def _identity(pair: Pair, configs: list[TaskConfig], plan: Schedule, train: Samp
             return value
         return str(value) if isinstance(value, (tuple, torch.dtype)) else type(value).__name__
 
-    found = {"layers": str(pair), "samples": processes.joined(train.fingerprint) if isinstance(train, Samples) else ""}
+    found = {
+        "layers": str([route.pair for route in routes]),
+        "samples": processes.joined(train.fingerprint) if isinstance(train, Samples) else "",
+    }
     found |= {f.name: told(getattr(plan, f.name)) for f in fields(plan)}
     for i, config in enumerate(configs):
         found |= {f"configs[{i}].{f.name}": told(getattr(config, f.name)) for f in fields(config)}

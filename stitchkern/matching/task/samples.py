@@ -60,7 +60,7 @@ class Samples:
     def _add(self, part: Part, source: Source, digest: Any) -> None:
         fields = dict(part.fields)
         if self._template is None:
-            self._keeps_inputs = not source.tail.is_cut
+            self._keeps_inputs = not all(tail.is_cut for tail in source.tails.values())
             self._template = map_tensors(part.inputs, lambda t: t[:1].clone() if t.ndim else t)
         if self._keeps_inputs:
             fields |= {f"input.{i}": t for i, t in enumerate(_batched(part.inputs))}
@@ -68,7 +68,8 @@ class Samples:
         if self._shapes and shapes != self._shapes:
             name = next((n for n in shapes if shapes[n] != self._shapes.get(n)), next(iter(self._shapes)))
             raise ShapeError(
-                f"the cache takes samples of one shape; {name} is {shapes.get(name)} after {self._shapes.get(name)}. "
+                f"the cache takes samples of one shape; {_told(name)} is {shapes.get(name)} after "
+                f"{self._shapes.get(name)}. "
                 f"Pass cache=False"
             )
         self._shapes = shapes
@@ -110,6 +111,12 @@ class Samples:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _told(field: str) -> str:
+    """A field's name for people: of those of a layer, the layer's."""
+    kind, _, rest = field.partition(".")
+    return f"layer {rest.partition('.')[2]!r}" if kind in ("x", "y", "later") else kind
 
 
 def _batched(inputs: Inputs) -> list[Tensor]:

@@ -1,9 +1,10 @@
-"""What task-loss matching reads off the two models, batch by batch: each runs no further than it has to."""
+"""What task-loss matching reads off the models, batch by batch: each runs once, and no further than it has to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +13,16 @@ from torch import Tensor, nn
 from stitchkern.errors import LayerError, NotFiniteError, ShapeError
 from stitchkern.matching.direct import side_by_side
 from stitchkern.matching.evaluate import check_labels, logits_of
-from stitchkern.matching.stream import Pair, Progress, stream
+from stitchkern.matching.stream import Progress, stream
 from stitchkern.matching.task.config import TaskConfig
+from stitchkern.matching.task.route import Route
 from stitchkern.models.cut import Tail
 from stitchkern.models.taps import Inputs, Taps, device_of, layer_shapes, leaves, map_tensors, resolve_layer
 from stitchkern.moments import Moments
+
+_FRONT_TARGETS = {"soft_front", "soft_mean", "soft_mean_logits"}
+_END_TARGETS = {"soft", "soft_mean", "soft_mean_logits"}
+_LAYER_TARGETS = {"latent", "hint"}
 
 
 @dataclass
@@ -24,9 +30,9 @@ class Part:
     """Some samples.
 
     Attributes:
-        fields: by name: ``"x"`` (what the stitch gets, resized where that was asked for), and where there are such
-            ``"labels"``, ``"end"`` and ``"front"`` (the models' own logits), ``"y"`` (the end's own activation),
-            ``"later.NAME"`` (of the end's layers that follow).
+        fields: by name: what the stitches get (`Source.x_field`), and where there are such ``"labels"``, ``"end.E"``
+            and ``"front.F"`` (the models' own logits), ``"y.E.LAYER"`` (an end's own activation where stitches enter),
+            ``"later.E.LAYER"`` (of the layers that follow).
         inputs: what the models took; where only its shapes are needed, something of that shape.
     """
 
@@ -34,46 +40,59 @@ class Part:
     inputs: Inputs
 
     def __len__(self) -> int:
-        return len(self.fields["x"])
+        return len(next(t for name, t in self.fields.items() if name.startswith("x.")))
 
 
-@dataclass
 class Source:
-    """Front, end and the layers between them; reads what ``configs`` need.
+    """Fronts, ends and the layers between them; reads what ``configs``, one for each of ``routes``, need.
 
     Attributes:
-        tail: what of the end follows its layer.
-        later: layers that targets look at, in the order they run; known from the first batch on.
-        size: (h, w) that x was resized to, or None; known from the first batch on.
-        classes: of the end; known from the first batch on.
-        moments: of (x, y) over all that was read while they were wanted.
+        tails: what of an end follows each layer that stitches enter at.
+        later: layers after that one that targets look at, in the order they run; known from the first batch on.
+        sizes: (h, w) that the activation of a route was resized to; known from the first batch on.
+        classes: of each end; known from the first batch on.
+        moments: of (x, y) of each route, over all that was read while they were wanted.
     """
 
-    front: nn.Module
-    end: nn.Module
-    pair: Pair
-    configs: list[TaskConfig]
-    resize: str | None = None
-    precision: str = "highest"
-    later: tuple[str, ...] | None = None
-    size: tuple[int, int] | None = None
-    classes: int = 0
-    moments: Moments | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        resolve_layer(self.front, self.pair[0])
-        self.tail = Tail(self.end, self.pair[1])
-        targets = {config.target for config in self.configs}
-        self.asks_front = bool(targets & {"soft_front", "soft_mean", "soft_mean_logits"})
-        self.asks_end = bool(targets & {"soft", "soft_mean", "soft_mean_logits"})
-        self.asks_y = bool(targets & {"latent", "hint"})
-        self.needs_labels = "hard" in targets
-        self._front_taps = Taps(self.front, [self.pair[0]])
-        self._end_taps: Taps | None = None
+    def __init__(
+        self,
+        fronts: Sequence[nn.Module],
+        ends: Sequence[nn.Module],
+        routes: Sequence[Route],
+        configs: Sequence[TaskConfig],
+        resize: str | None = None,
+        precision: str = "highest",
+    ) -> None:
+        self.fronts, self.ends, self.configs = list(fronts), list(ends), list(configs)
+        self.routes, self._distinct = list(routes), list(dict.fromkeys(routes))
+        self.resize, self.precision = resize, precision
+        for route in self._distinct:
+            resolve_layer(self.fronts[route.front], route.front_layer)
+        self.tails = {route.entry: Tail(self.ends[route.end], route.end_layer) for route in self._distinct}
+        self.later: dict[tuple[int, str], tuple[str, ...]] = {}
+        self.sizes: dict[Route, tuple[int, int]] = {}
+        self.classes: dict[int, int] = {}
+        self.moments: dict[Route, Moments] = {}
+        both = list(zip(self.routes, self.configs, strict=True))
+        self._front_outputs = {route.front for route, config in both if config.target in _FRONT_TARGETS}
+        self._end_outputs = {route.end for route, config in both if config.target in _END_TARGETS}
+        self._kept = {route.entry for route, config in both if config.target in _LAYER_TARGETS}
+        self._needs_labels = any(config.target == "hard" for config in self.configs)
+        exits: dict[int, list[str]] = defaultdict(list)
+        for front, layer in dict.fromkeys(route.exit for route in self._distinct):
+            exits[front].append(layer)
+        self._front_taps = {front: Taps(self.fronts[front], layers) for front, layers in exits.items()}
+        self._end_taps: dict[int, Taps] = {}
 
     @property
     def device(self) -> torch.device:
-        return device_of(self.front)
+        return device_of(self.fronts[self.routes[0].front])
+
+    def x_field(self, route: Route) -> str:
+        """The name of the field that stitches of this route get: one for all that get the same."""
+        size = self.sizes.get(route)
+        resized = "" if size is None else f" {size[0]}×{size[1]}"
+        return f"x.{route.front}.{route.front_layer}{resized}"
 
     def parts(
         self, batches: Iterable[Any], progress: Progress | None = None, *, moments: bool = False
@@ -91,65 +110,92 @@ class Source:
         first = next((t for t in leaves(inputs) if t.ndim), None)
         if first is not None and not len(first):
             raise ShapeError("a batch holds no samples: leave it out")
-        if self._end_taps is None:
+        if begins := not self._end_taps:
             self._prepare(inputs)
-        assert self._end_taps is not None and self.later is not None
-        a, b = self.pair
         fields: dict[str, Tensor] = {}
-        if self.asks_front:
-            held, outputs = self._front_taps.run(inputs)
-            fields["front"] = self._checked_logits("front", outputs)
-        else:
-            held = self._front_taps(inputs)
-        x = held[a]
-        # labels are checked against the end's classes, which the first batch has told
-        found, outputs = self._end_taps.run(inputs) if self.asks_end else (self._end_taps(inputs), None)
-        if outputs is not None:
-            fields["end"] = self._checked_logits("end", outputs)
-        y = found[b]
-        fields["x"] = side_by_side(self.pair, x, y, self.resize)
-        if self.size is None and x.ndim == 4 and fields["x"] is not x:
-            self.size = (y.shape[2], y.shape[3])
-        if moments:
-            self._add(fields["x"], y)
-        if self.asks_y:
-            fields["y"] = y
-            fields |= {f"later.{name}": found[name] for name in self.later}
+        left: dict[tuple[int, str], Tensor] = {}
+        for number, taps in self._front_taps.items():
+            if number in self._front_outputs:
+                held, outputs = taps.run(inputs)
+                fields[f"front.{number}"] = self._checked_logits("front", outputs)
+            else:
+                held = taps(inputs)
+            left |= {(number, name): t for name, t in held.items()}
+        entered: dict[tuple[int, str], Tensor] = {}
+        for number, taps in self._end_taps.items():
+            # labels are checked against the end's classes, which the first batch has told
+            found, outputs = taps.run(inputs) if number in self._end_outputs else (taps(inputs), None)
+            if outputs is not None:
+                fields[f"end.{number}"] = self._checked_logits("end", outputs)
+            entered |= {(number, name): t for name, t in found.items()}
+        for route in self._distinct:
+            if begins:
+                self._note_size(route, left[route.exit], entered[route.entry])
+            self._put_x(route, left[route.exit], entered[route.entry], fields)
+            if moments:
+                self._add(route, fields[self.x_field(route)], entered[route.entry])
+        for entry in sorted(self._kept):
+            fields["y.{}.{}".format(*entry)] = entered[entry]
+            fields |= {f"later.{entry[0]}.{name}": entered[entry[0], name] for name in self.later[entry]}
+        part = Part(fields, inputs)
         if labels is not None:
-            fields["labels"] = self._checked_labels(labels, len(x))
-        elif self.needs_labels:
+            fields["labels"] = self._checked_labels(labels, len(part))
+        elif self._needs_labels:
             raise ValueError("target='hard' needs labels: batches must yield (inputs, labels)")
-        return Part(fields, inputs)
+        return part
+
+    def _put_x(self, route: Route, x: Tensor, y: Tensor, fields: dict[str, Tensor]) -> None:
+        """The activation of one route, at the positions of y; what routes share is made once."""
+        name = self.x_field(route)
+        if (known := fields.get(name)) is None:
+            fields[name] = side_by_side(route.pair, x, y, self.resize)
+        elif known.ndim != y.ndim or _positions(known) != _positions(y):
+            # which says what does not fit; or it was made to fit another layer
+            side_by_side(route.pair, x, y, self.resize)
+            raise ShapeError(
+                f"front layer {route.front_layer!r} → end layer {route.end_layer!r}: sizes change from batch to batch, "
+                f"so that it cannot share the activation with other end layers; match it by itself"
+            )
 
     def _prepare(self, inputs: Inputs) -> None:
-        """The first batch: later layers, classes, and whether the end can be cut."""
-        if self.later is None:
-            self.later = self._later_layers(inputs)
-        taps = Taps(self.end, [self.pair[1], *self.later])
-        with torch.no_grad():
-            held, outputs = taps.run(inputs)
-            logits = self._logits("end", outputs)
-            self.classes = logits.shape[1]
-            self.tail(held[self.pair[1]], inputs)  # which raises, or finds out whether there is a cut
-        if (
-            self.asks_front
-            and (theirs := self._logits("front", self._front_taps.run(inputs)[1]).shape[1]) != self.classes
-        ):
-            raise ShapeError(
-                f"front and end must have the same classes where the target is made of both outputs; "
-                f"{type(self.front).__name__} gives {theirs}, {type(self.end).__name__} gives {self.classes}"
-            )
-        self._end_taps = taps
+        """The first batch: later layers, classes, and whether the ends can be cut."""
+        if not self.later:
+            self.later = {entry: self._later_layers(entry, inputs) for entry in self.tails}
+        classes = {f: self._logits("front", self._front_taps[f].run(inputs)[1]).shape[1] for f in self._front_outputs}
+        end_taps = {}
+        for number in dict.fromkeys(route.end for route in self._distinct):
+            entries = [entry for entry in self.tails if entry[0] == number]
+            later = [name for entry in entries for name in self.later[entry]]
+            end_taps[number] = Taps(self.ends[number], dict.fromkeys([*(layer for _, layer in entries), *later]))
+            with torch.no_grad():
+                held, outputs = end_taps[number].run(inputs)
+                self.classes[number] = self._logits("end", outputs).shape[1]
+                for entry in entries:
+                    self.tails[entry](held[entry[1]], inputs)  # which raises, or finds out whether there is a cut
+        for route, config in zip(self.routes, self.configs, strict=True):
+            ours = self.classes[route.end]
+            if config.target in _FRONT_TARGETS and (theirs := classes[route.front]) != ours:
+                names = [type(model).__name__ for model in (self.fronts[route.front], self.ends[route.end])]
+                raise ShapeError(
+                    f"front and end must have the same classes where the target is made of both outputs; "
+                    f"{names[0]} gives {theirs}, {names[1]} gives {ours}"
+                )
+        self._end_taps = end_taps
 
-    def _later_layers(self, inputs: Inputs) -> tuple[str, ...]:
-        wanted = [config for config in self.configs if config.target == "latent"]
+    def _note_size(self, route: Route, x: Tensor, y: Tensor) -> None:
+        if self.resize is not None and x.ndim == y.ndim == 4 and x.shape[2:] != y.shape[2:]:
+            self.sizes[route] = (y.shape[2], y.shape[3])
+
+    def _later_layers(self, entry: tuple[int, str], inputs: Inputs) -> tuple[str, ...]:
+        both = zip(self.routes, self.configs, strict=True)
+        wanted = [config for route, config in both if route.entry == entry and config.target == "latent"]
         if not wanted:
             return ()
-        order = list(layer_shapes(self.end, inputs))
+        end, layer = self.ends[entry[0]], entry[1]
+        order = list(layer_shapes(end, inputs))
         named = {name for config in wanted for name in config.target_layers or ()}
         for name in named:
-            resolve_layer(self.end, name)
-        layer = self.pair[1]
+            resolve_layer(end, name)
         if layer not in order:
             raise LayerError(
                 f"layer {layer!r} of the end only hands on what a layer inside it returns; stitch into that one"
@@ -158,22 +204,23 @@ class Source:
         follow = [name for name in order[order.index(layer) + 1 :] if name not in around]
         if early := sorted(named - set(follow)):
             raise LayerError(
-                f"target_layers must follow {layer!r} in {type(self.end).__name__}, run once and give a tensor; "
+                f"target_layers must follow {layer!r} in {type(end).__name__}, run once and give a tensor; "
                 f"{early[0]!r} does not"
             )
         if any(config.target_layers is None for config in wanted):
             return tuple(follow)
         return tuple(name for name in follow if name in named)
 
-    def _add(self, x: Tensor, y: Tensor) -> None:
-        if self.moments is None:
+    def _add(self, route: Route, x: Tensor, y: Tensor) -> None:
+        if route not in self.moments:
             p, q = (t.shape[1 if t.ndim == 4 else -1] for t in (x, y))
-            self.moments = Moments(p, q, precision=self.precision)
+            self.moments[route] = Moments(p, q, precision=self.precision)
         try:
-            self.moments.update(x, y)
+            self.moments[route].update(x, y)
         except NotFiniteError as error:
-            a, b = self.pair
-            raise NotFiniteError(f"front layer {a!r} → end layer {b!r}: {error}") from None
+            raise NotFiniteError(
+                f"front layer {route.front_layer!r} → end layer {route.end_layer!r}: {error}"
+            ) from None
 
     def _logits(self, side: str, outputs: Any) -> Tensor:
         logits = logits_of(outputs)
@@ -190,18 +237,25 @@ class Source:
 
     def _checked_labels(self, labels: Any, count: int) -> Tensor:
         several = any(config.loss == "binary" for config in self.configs)
-        if not isinstance(labels, Tensor) or tuple(labels.shape) != ((count, self.classes) if several else (count,)):
-            got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-            shape = f"({count}, {self.classes}), several per sample" if several else f"({count},)"
-            raise ShapeError(f"labels must be {shape} beside {count} inputs; got {got}")
+        for classes in self.classes.values():
+            wanted = (count, classes) if several else (count,)
+            if not isinstance(labels, Tensor) or tuple(labels.shape) != wanted:
+                got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+                shape = f"({count}, {classes}), several per sample" if several else f"({count},)"
+                raise ShapeError(f"labels must be {shape} beside {count} inputs; got {got}")
         if several:
             if not bool(((labels == 0) | (labels == 1)).all()):
                 raise ShapeError("labels must be 0 or 1 with loss='binary'")
             return labels.to(torch.float32)
         if labels.is_floating_point():
             raise ShapeError(f"labels must be integers; got {labels.dtype}")
-        check_labels(labels, self.classes)
+        check_labels(labels, min(self.classes.values()))
         return labels.long()
+
+
+def _positions(t: Tensor) -> tuple[int, ...]:
+    """(), (tokens,) or (h, w)."""
+    return tuple(t.shape[2:] if t.ndim == 4 else t.shape[1:-1])
 
 
 def stand_in(inputs: Inputs, count: int) -> Inputs:

@@ -1,7 +1,7 @@
 """Several stitches in one forward: side by side as channels of one map, then one after the other as samples of the end.
 
-All weights (k q, p) make one 1×1 convolution, and its output (n, k q, h, w) read as (n k, q, h, w) is a batch for the
-end, without a copy: one step serves all stitches.
+All weights (k q, p) on one activation make one 1×1 convolution, and its output (n, k q, h, w) read as (n k, q, h, w) is
+a batch for the end, without a copy: one step serves all stitches. Those of other activations into the same layer join.
 """
 
 from __future__ import annotations
@@ -19,17 +19,27 @@ from stitchkern.matching.task.structure import Trainee
 from stitchkern.models.cut import Tail
 from stitchkern.models.taps import Inputs, first_tensor
 
+Strand = tuple[Tensor, Tensor, Tensor, int]
+"""Stitches on one activation: x (n, p, …), weights (k q, p), biases (k q,), k."""
 
-def side_by_side(trainees: Sequence[Trainee]) -> tuple[Tensor, Tensor]:
-    """Weights (k q, p) and biases (k q,) of all, with their graph."""
+
+def strand(x: Tensor, trainees: Sequence[Trainee]) -> Strand:
+    """``trainees`` on ``x``, with their graph."""
     pairs = [one.affine() for one in trainees]
     weight = pairs[0][0] if len(pairs) == 1 else torch.cat([w for w, _ in pairs])
     biases = [w.new_zeros(len(w)) if b is None else b for w, b in pairs]
-    return weight, biases[0] if len(biases) == 1 else torch.cat(biases)
+    return x, weight, biases[0] if len(biases) == 1 else torch.cat(biases), len(pairs)
 
 
-def stitched(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> Tensor:
-    """(n k, q, …) from x (n, p, …): sample by sample, and of each sample stitch by stitch."""
+def stitched(strands: Sequence[Strand]) -> Tensor:
+    """(n k, q, …), k of all strands together: sample by sample, and of each sample stitch by stitch."""
+    if len(strands) == 1:
+        return _apply(*strands[0])
+    parts = [_apply(*one).unflatten(0, (len(one[0]), one[3])) for one in strands]
+    return torch.cat(parts, 1).flatten(0, 1)
+
+
+def _apply(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> Tensor:
     n = len(x)
     if x.ndim == 4:
         z = F.conv2d(x, weight[:, :, None, None], bias)
@@ -41,24 +51,24 @@ def stitched(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> Tensor:
 
 
 class Forward:
-    """Logits (n k, classes) of the end from x: stitches and tail, compiled where that is asked for."""
+    """Logits (n k, classes) of one end from the strands of x: stitches and tail, compiled where that is asked for."""
 
     def __init__(self, tail: Tail, compile: bool | dict[str, Any] = False) -> None:
-        self._tail = tail
+        self.tail = tail
         self._run: Callable[..., Tensor] = self._plain
         if compile is not False:
             self._run = torch.compile(self._plain, **({} if compile is True else compile))
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, count: int, inputs: Inputs) -> Tensor:
-        return self._run(x, weight, bias, count, inputs)
+    def __call__(self, strands: Sequence[Strand], inputs: Inputs) -> Tensor:
+        return self._run(strands, inputs)
 
     def end(self, activation: Tensor, inputs: Inputs) -> Tensor:
         """Logits from the end's activation."""
-        logits: Tensor = logits_of(self._tail(activation, inputs))
+        logits: Tensor = logits_of(self.tail(activation, inputs))
         return logits
 
-    def _plain(self, x: Tensor, weight: Tensor, bias: Tensor, count: int, inputs: Inputs) -> Tensor:
-        return self.end(stitched(x, weight, bias, count), inputs)
+    def _plain(self, strands: Sequence[Strand], inputs: Inputs) -> Tensor:
+        return self.end(stitched(strands), inputs)
 
 
 @contextmanager

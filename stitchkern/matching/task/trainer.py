@@ -1,4 +1,4 @@
-"""Training of several stitches between one pair of layers: every step runs the end once, for all of them."""
+"""Training of several stitches: every step runs what follows them once, for all that enter an end at one layer."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ class Trainer:
 
     Args:
         source: the models.
-        trainees, configs: the stitches and what is asked of each.
-        stats: of (x, y), for CKA and R².
+        trainees, configs, stats: the stitches, what is asked of each, and of (x, y) of each, for CKA and R².
         schedule: how long and how fast.
         train: `Samples`, or batches that are read anew in every epoch.
         validation: samples that stopping and keeping look at.
@@ -58,7 +57,7 @@ class Trainer:
         source: Source,
         trainees: Sequence[Trainee],
         configs: Sequence[TaskConfig],
-        stats: Statistics,
+        stats: Sequence[Statistics],
         schedule: Schedule,
         train: Samples | Iterable[Any],
         validation: Samples | None = None,
@@ -75,11 +74,11 @@ class Trainer:
             source,
             self.trainees,
             self.configs,
-            Forward(source.tail, compile),
+            {entry: Forward(tail, compile) for entry, tail in source.tails.items()},
             schedule.amp,
             schedule.batch_norm == "train",
         )
-        self.closeness = Closeness(stats)
+        self.closeness = [Closeness(one) for one in stats]
         self.device = source.device
         self.path, self.save_every, self.identity = path, save_every, identity or {}
         self.modules = nn.ModuleList([one.module for one in trainees])
@@ -116,7 +115,8 @@ class Trainer:
                 self._restore(state)
         with ExitStack() as stack:
             if self.schedule.batch_norm == "train":
-                stack.enter_context(BatchStatistics(self.source.end))
+                for end in dict.fromkeys(self.source.ends):
+                    stack.enter_context(BatchStatistics(end))
             self._epochs()
         for i in range(len(self.trainees)):
             if self.histories[i].stopped or self.validation is not None:
@@ -169,25 +169,23 @@ class Trainer:
 
     def _step(self, part: Part) -> None:
         running = list(self.running)
-        losses, right = self.objective(part, running)
-        objective = losses.sum()
-        for i in running:
-            if self.configs[i].cka:
-                weight = self.trainees[i].affine()[0]
-                objective = objective + (self.configs[i].cka * self.closeness.cka(weight.double())).to(losses)
-        if self.step == 0:
-            self._note_start(losses.detach(), right, running)
         self.optimizer.zero_grad(set_to_none=True)
-        objective.backward()
+        losses, right = torch.empty(2, len(self.trainees), dtype=torch.float64, device=self.device)
+        for some in self.objective.groups(running):
+            # backwards at once: what one group holds for its gradient is gone before the next one runs
+            found, hits = self.objective(part, some)
+            (found.sum() + self._penalties(some).to(found)).backward()
+            losses[some], right[some] = found.detach().double(), hits.double()
+        losses, right = losses[running], right[running]
+        if self.step == 0:
+            self._note_start(losses, right, running)
         self._settle_gradients(running)
         self.optimizer.step()
         for i in running:
             decay_to_zero(self.optimizer, i, self.trainees[i], self.configs[i])
         self.step += 1
         self.step_in_epoch += 1
-        now = torch.stack([losses.detach().double(), right.double(), torch.ones_like(losses, dtype=torch.float64)])
-        now[:2] *= len(part)
-        now[2] *= len(part)
+        now = torch.stack([losses, right, torch.ones_like(losses)]) * len(part)
         self.sums[:, running] += now
         self.epoch_sums[:, running] += now
         if self.step % _LOOK == 0:
@@ -197,8 +195,16 @@ class Trainer:
             self._record(running)
         if self.callback is not None:
             told = torch.full((len(self.trainees),), math.nan, device=losses.device)
-            told[running] = losses.detach().float()
+            told[running] = losses.float()
             self.callback(self.step, self._steps() * self.schedule.epochs, told)
+
+    def _penalties(self, some: list[int]) -> Tensor:
+        """What of the penalties has a gradient of its own."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for i in some:
+            if self.configs[i].cka:
+                total = total + self.configs[i].cka * self.closeness[i].cka(self.trainees[i].affine()[0].double())
+        return total
 
     def _settle_gradients(self, running: list[int]) -> None:
         gradients = []
@@ -220,7 +226,9 @@ class Trainer:
         means = self._means(self.epoch_sums)
         for i in ended:
             loss = found[i][0] if found else means[i][0]
-            limit = DIVERGED * max(self.first_loss[i], chance(self.configs[i], self.source.classes))
+            limit = DIVERGED * max(
+                self.first_loss[i], chance(self.configs[i], self.source.classes[self.source.routes[i].end])
+            )
             if not math.isfinite(loss) or means[i][0] > limit:
                 self._stop(i, "diverged")
                 lost.append(i)
@@ -241,8 +249,9 @@ class Trainer:
         assert self.validation is not None
         sums = torch.zeros(3, len(self.trainees), dtype=torch.float64, device=self.device)
         for part in self.validation.in_order(self.schedule.batch_size):
-            losses, right = self.objective(part, self.running)
-            sums[:, self.running] += torch.stack([losses.double(), right.double(), torch.ones_like(right)]) * len(part)
+            for some in self.objective.groups(self.running):
+                losses, right = self.objective(part, some)
+                sums[:, some] += torch.stack([losses.double(), right.double(), torch.ones_like(right)]) * len(part)
         means = self._means(sums)
         return {i: means[i] for i in self.running}
 
@@ -254,9 +263,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------ what is kept
 
     def _note_start(self, losses: Tensor, right: Tensor, running: list[int]) -> None:
-        found = self._means(
-            torch.stack([losses.double(), right.double(), torch.ones_like(losses, dtype=torch.float64)])
-        )
+        found = self._means(torch.stack([losses, right, torch.ones_like(losses)]))
         for at, i in enumerate(running):
             self.first_loss[i] = found[at][0]
             self._entry(i, found[at], self.start_validation.get(i, (math.nan, math.nan)))
@@ -279,8 +286,8 @@ class Trainer:
             accuracy=trained[1],
             validation_loss=validated[0],
             validation_accuracy=validated[1],
-            cka=float(self.closeness.cka(weight)),
-            r2=float(self.closeness.r2(weight, bias)),
+            cka=float(self.closeness[i].cka(weight)),
+            r2=float(self.closeness[i].r2(weight, bias)),
             distance=float(moved.sqrt()),
             zeros=float((weight == 0).double().mean()),
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchkern.errors import LayerError
-from stitchkern.matching import evaluate, match_direct, match_task
+from stitchkern.matching import evaluate, match_direct, match_tasks
 from stitchkern.models.taps import device_of, frozen, layer_shapes, map_tensors
 from stitchkern.nn import ChannelMap
 from stitchkern.studies.data import FitAndTest
@@ -32,11 +32,12 @@ def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
     for pair in networks.pairs[: options.either(None, 1)]:
         found = options.keep(pair, partial(_direct, pair, layers, data), part="direct", layers=layers)
         direct.append({(a, b): numbers for a, b, numbers in found})
-        earlier = [(a, b) for a, b in direct[-1] if layers.index(a) <= layers.index(b)]
-        task.append({
-            both: options.keep(pair, partial(_task, pair, both, data, epochs), part="task", front=both[0], end=both[1])
-            for both in earlier
-        })  # fmt: skip
+        task.append({})
+        for end in layers:
+            earlier = [a for a, b in direct[-1] if b == end and layers.index(a) <= layers.index(b)]
+            unit = partial(_task, pair, earlier, end, data, epochs)
+            numbers = options.keep(pair, unit, part="task", fronts=earlier, end=end)
+            task[-1] |= {(a, end): one for a, one in zip(earlier, numbers, strict=True)}
     return _result(layers, epochs, direct, task)
 
 
@@ -57,10 +58,16 @@ def _direct(pair: NetworkPair, layers: list[str], data: FitAndTest, _: Path) -> 
 
 
 def _task(
-    pair: NetworkPair, both: tuple[str, str], data: FitAndTest, epochs: int, checkpoint: Path
-) -> dict[str, float]:
-    model = match_task(*pair.models, both, data.fit, resize=RESIZE, epochs=epochs, checkpoint=checkpoint)
-    return {"relative": evaluate(*pair.models, {both: model.stitch}, data.test).relative[both]}
+    pair: NetworkPair, fronts: list[str], end: str, data: FitAndTest, epochs: int, checkpoint: Path
+) -> list[dict[str, float]]:
+    """From each of the front's layers, trained side by side."""
+    if not fronts:
+        return []
+    configs = [{"layer": (front, end)} for front in fronts]
+    found = match_tasks(*pair.models, None, data.fit, configs, resize=RESIZE, epochs=epochs, checkpoint=checkpoint)
+    stitches = {(front, end): one.stitch for front, one in zip(fronts, found, strict=True)}
+    tested = evaluate(*pair.models, stitches, data.test)
+    return [{"relative": tested.relative[both]} for both in stitches]
 
 
 def _shapes(model: Any, data: FitAndTest) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ start is therefore off by noise of 1 % of a weight.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def run(networks: Networks, data: FitAndTest, options: Options) -> StudyResult:
         for layer in layers:
             unit = partial(_runs, network, layer, penalties, data, options)
             found[layer].append(options.keep(network, unit, layer=layer))
-    return _result(penalties, found, len(some))
+    epochs = f"{_epochs(options)} epochs, learning rate {_learning_rate(options):g}"
+    return replace(_result(penalties, found, len(some)), made={"Task-loss training": epochs})
 
 
 def _runs(
@@ -62,7 +64,7 @@ def _runs(
     start = start[0].to(device_of(model)), start[1].to(device_of(model))
     found = match_tasks(
         model, model, layer, data.fit, [{"init": start, "cka": c, "name": f"CKA penalty {c:g}"} for c in penalties],
-        epochs=_epochs(options), learning_rate=options.either(LEARNING_RATE, QUICK_LEARNING_RATE),
+        epochs=_epochs(options), learning_rate=_learning_rate(options),
         checkpoint=checkpoint,
     )  # fmt: skip
     stitches = {(layer, layer, i): one.stitch for i, one in enumerate(found)}
@@ -84,6 +86,10 @@ def _runs(
 def _epochs(options: Options) -> int:
     """Half as many as other studies take: CKA falls fast."""
     return int(options.either(max(options.epochs // 2, 1), options.epochs))
+
+
+def _learning_rate(options: Options) -> float:
+    return float(options.either(LEARNING_RATE, QUICK_LEARNING_RATE))
 
 
 def _channels(model: torch.nn.Module, layer: str, data: FitAndTest) -> int:

@@ -79,7 +79,9 @@ def test_batches() -> None:
     with pytest.raises(ValueError, match="pass a list or a DataLoader, not an iterator"):
         match(data=iter(batches()), cache=False)
     other = [*batches((5,)), *batches((5,), side=8)]
-    with pytest.raises(ShapeError, match=r"the cache takes samples of one shape; x is \(4, 6, 6\) after \(4, 4, 4\)"):
+    with pytest.raises(
+        ShapeError, match=r"the cache takes samples of one shape; layer 'bn1' is \(4, 6, 6\) after \(4, 4, 4\)"
+    ):
         match(data=other)
     assert match(data=other, cache=False, epochs=1).history.step
 
