@@ -13,13 +13,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 ROUNDS = 5
+#: bfloat16 products are a GPU's, where the sums are float32
+ARITHMETIC = ("float32", "float64", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Work:
     arithmetic: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.arithmetic not in ("float32", "float64"):
-            raise ValueError(f"arithmetic must be 'float32' or 'float64'; got {self.arithmetic!r}")
+        if self.arithmetic not in ARITHMETIC:
+            raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETIC)}; got {self.arithmetic!r}")
 
 
 def least_seconds(work: Work, bounds: Mapping[str, float]) -> float:
@@ -41,20 +43,31 @@ def least_seconds(work: Work, bounds: Mapping[str, float]) -> float:
     return max(work.bytes / bandwidth, work.flop / bounds[work.arithmetic])
 
 
-def measure_bounds(elements: int = 2**26, side: int = 2304) -> dict[str, float]:
-    """Bytes per second of four passes over `elements` floats, operations per second of side × side products."""
-    x, y = torch.ones(elements), torch.ones(elements)
+def measure_bounds(
+    elements: int = 2**26,
+    side: int = 2304,
+    *,
+    arithmetic: Sequence[str] = ("float32", "float64"),
+    device: str | torch.device = "cpu",
+    least: Callable[[Callable[[], object]], float] | None = None,
+) -> dict[str, float]:
+    """Bytes per second of four passes over `elements` floats, operations per second of side × side products.
+
+    ``least`` gives the seconds of a call at best; None: by the clock of the CPU.
+    """
+    least = least or _least
+    x, y = torch.ones(2, elements, device=device)
     passes: dict[str, tuple[Callable[[], object], int]] = {
         "read": (lambda: torch.dot(x, y), 2),
         "write": (lambda: x.fill_(1.0), 1),
         "copy": (lambda: x.copy_(y), 2),
         "add": (lambda: torch.add(x, y, out=x), 3),
     }
-    found = {name: arrays * 4 * elements / _least(run) for name, (run, arrays) in passes.items()}
-    for dtype in (torch.float32, torch.float64):
-        a, b, out = (torch.ones(side, side, dtype=dtype) for _ in range(3))
-        least = _least(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))
-        found[str(dtype).removeprefix("torch.")] = 2 * side**3 / least
+    found = {name: arrays * 4 * elements / least(run) for name, (run, arrays) in passes.items()}
+    for name in arithmetic:
+        # no zeros, on which some chips are faster
+        a, b, out = torch.randn(3, side, side, device=device).to(getattr(torch, name))
+        found[name] = 2 * side**3 / least(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))
     return found
 
 

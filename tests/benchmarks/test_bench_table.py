@@ -58,8 +58,8 @@ def test_the_share_is_of_the_larger_bound():
 
 
 def test_work_names_its_arithmetic():
-    with pytest.raises(ValueError, match="'bfloat16'"):
-        Work(1.0, 1.0, "bfloat16")
+    with pytest.raises(ValueError, match="'float16'"):
+        Work(1.0, 1.0, "float16")
 
 
 def test_table_of_a_family(path):
