@@ -28,6 +28,7 @@ MIXED: list[dict[str, Any]] = [
     {"layer": "fc", "front": 1, "end": 1, "cka": 0.3},
     {"layer": "bn1", "target": "latent", "target_layers": ("fc",)},
     {"layer": ("bn2", "relu2"), "end": 1, "target": "latent"},
+    {"layer": ("conv1", "bn1"), "target": "hint"},
 ]
 
 
