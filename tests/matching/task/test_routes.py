@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -156,6 +157,62 @@ def test_compiled_with_several_activations() -> None:
     compiled = sk.match_tasks(conv(0), conv(1), None, batches(), configs, compile={"backend": "aot_eager"}, **OPTIONS)
     for a, b in zip(plain, compiled, strict=True):
         assert_close(a.stitch.weight, b.stitch.weight, rtol=1e-9, atol=1e-11)
+
+
+class Steps(nn.Module):
+    """As many layers to stitch into as there are."""
+
+    def __init__(self, count: int = 10) -> None:
+        super().__init__()
+        self.steps, self.fc = nn.ModuleList(nn.Linear(4, 4) for _ in range(count)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for step in self.steps:
+            x = torch.tanh(step(x))
+        return self.fc(x)
+
+
+@pytest.mark.skipif(
+    "isolate_recompiles" not in inspect.signature(torch.compile).parameters, reason="one count of graphs for all"
+)
+def test_compiled_into_more_layers_than_one_function_may_have_graphs() -> None:
+    made_graphs: list[str] = []
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        made_graphs.append("one")
+        return graph.forward
+
+    configs = [{"layer": f"steps.{i}", "init": "random"} for i in range(10)]
+    torch.compiler.reset()
+    sk.match_tasks(
+        made(Steps, 0), made(Steps, 1), None, batches((20,), side=2), configs, compile={"backend": backend}, **OPTIONS
+    )
+    assert len(made_graphs) == 10
+
+
+class Words(nn.Module):
+    """Takes no numbers, so that its type is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x).mean(1))
+
+
+def test_fronts_of_other_types() -> None:
+    fronts, end = [made(Words, 0).bfloat16(), made(Words, 1), made(Words, 2).float()], made(Words, 3)
+    g = torch.Generator().manual_seed(0)
+    data = [(torch.randint(9, (n, 5), generator=g), torch.randint(3, (n,), generator=g)) for n in (20, 1)]
+    configs = [{"front": i, "target": target} for i in range(3) for target in ("hint", "soft_mean")]
+    for config, match in zip(configs, sk.match_tasks(fronts, end, "embed", data, configs, **OPTIONS), strict=True):
+        front, target = fronts[config["front"]], config["target"]
+        alone = sk.match_task(front, end, "embed", data, target=target, **OPTIONS)
+        assert_close(match.stitch.weight, alone.stitch.weight, rtol=1e-9, atol=1e-11)
+        x = front.embed(data[0][0]).double()
+        assert_close(match.model(data[0][0]), end.fc(match.stitch(x).mean(1)))
 
 
 def test_bad_routes() -> None:
