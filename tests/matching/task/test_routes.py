@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import stitchkern as sk
-from stitchkern.errors import LayerError, ShapeError
+from stitchkern.errors import LayerError, NotFiniteError, ShapeError
 from tests.matching.task.networks import PLAIN, batches, conv, made, tokens
 
 OPTIONS: dict[str, Any] = {**PLAIN, "epochs": 2}
@@ -231,8 +231,26 @@ def test_bad_routes() -> None:
         run([{"layer": "bn1"}, {}], layer=None)
     with pytest.raises(TypeError, match=r"layer must be a name or \(front layer, end layer\); got \('bn1',\)"):
         run([{"layer": ("bn1",)}])
-    with pytest.raises(TypeError, match=r"front must be a torch.nn.Module, or a list of some"):
-        run([{}], front=[])
+    for wrong, got in (([], "none"), (3, "int"), (["conv"], "str"), ([conv(0), nn.Linear], "Conv, type")):
+        with pytest.raises(TypeError, match=rf"front must be a torch.nn.Module, or a list of some; got {got}"):
+            run([{}], front=wrong)
+    assert run([{"front": 1}], front=nn.ModuleList(fronts))[0].model.front is fronts[1]
+    with pytest.raises(TypeError, match=r"end must be one torch.nn.Module; match_tasks takes several"):
+        sk.match_task(fronts[0], ends, "bn1", batches())
+    with pytest.raises(ValueError, match="fronts and ends must be on one device; got cpu, meta"):
+        run([{}, {"end": 1}], end=[conv(1), conv(3).to("meta")])
+    broken = conv(3)
+    with torch.no_grad():
+        broken.fc.bias.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="end 1's own outputs hold NaN or Inf"):
+        run([{}, {"end": 1}], end=[conv(1), broken])
+    for wrong in ({"target": "hard"}, sk.TaskConfig()):
+        with pytest.raises(TypeError, match=r"configs must be a list, of one for each stitch; got .* alone"):
+            run(wrong)
+    with pytest.raises(TypeError, match="a stitch takes a TaskConfig or a mapping of its attributes; got 'hard'"):
+        run(["hard"])
+    with pytest.raises(TypeError, match="target_layers must be a list of names; got 'fc'"):
+        run([{"target": "latent", "target_layers": "fc"}])
     with pytest.raises(LayerError, match="has no layer 'bn7'"):
         run([{}, {"layer": ("bn7", "bn1")}])
     with pytest.raises(ShapeError, match="differ in spatial size"):
