@@ -59,7 +59,7 @@ class Forward:
         self._run: Callable[..., Tensor] = self._plain
         if compile is not False:
             options = {} if compile is True else dict(compile)
-            if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # from torch 2.13 on
+            if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # not in every torch
                 # or all share one count of graphs, beyond which the rest runs uncompiled
                 options.setdefault("isolate_recompiles", True)
             self._run = torch.compile(self._plain, **options)
