@@ -211,7 +211,9 @@ class StitchedModel(nn.Module):
         """The end's outputs on the stitched activation. Several inputs: a tuple, or a mapping by keyword."""
         with frozen(*self._models):
             activation = self._tap(inputs)[self.front_layer]
-            return self._tail(self.stitch(activation), inputs)
+            # in the stitch's type, which the front may differ from
+            dtype = next((p.dtype for p in self.stitch.parameters() if p.is_floating_point()), activation.dtype)
+            return self._tail(self.stitch(activation.to(dtype)), inputs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StitchedModel:
         for model in dict.fromkeys(self._models):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,23 @@ import torch
 from torch import Tensor
 
 from stitchkern.errors import SampleMismatchError, StatisticsError
+from stitchkern.models.taps import leaves
 
 FORMAT = 1
+#: what of an identity tells samples, of training and of validation
+_SAMPLES = ("samples", "validation")
+#: values of each tensor that a digest takes at most, about
+_LOOKED_AT = 2**16
+
+
+def digest(value: Any) -> str:
+    """The same for what holds the same tensors; of large ones a part is looked at."""
+    found = hashlib.blake2b(digest_size=8)
+    for t in leaves(value):
+        some = t.detach().reshape(-1)[:: max(t.numel() // _LOOKED_AT, 1)].contiguous().cpu()
+        found.update(f"{tuple(t.shape)} {t.dtype}".encode())
+        found.update(some.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -43,12 +59,12 @@ def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     except Exception as error:
         raise StatisticsError(f"{path} is no checkpoint of task-loss matching that can be read: {error}") from error
     for name, ours in identity.items():
-        if name != "samples" and not _same(theirs.get(name), ours):
+        if name not in _SAMPLES and not _same(theirs.get(name), ours):
             raise ValueError(
                 f"checkpoint {path} belongs to a run with {name} = {theirs.get(name)!r}, not {ours!r}; "
                 f"name another file, or delete it"
             )
-    if theirs.get("samples") != identity["samples"]:
+    if any(theirs.get(name) != identity[name] for name in _SAMPLES):
         raise SampleMismatchError(
             f"checkpoint {path} was written over other samples, or the same ones in another order; "
             f"a run is resumed with the same batches, from a loader that does not shuffle (the run itself does)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -89,6 +89,8 @@ class TaskConfig:
         if self.target_layers is not None:
             if self.target != "latent":
                 raise ValueError(f"target_layers are for target='latent'; got target={self.target!r}")
+            if isinstance(self.target_layers, str) or not isinstance(self.target_layers, Iterable):
+                raise TypeError(f"target_layers must be a list of names; got {self.target_layers!r}")
             object.__setattr__(self, "target_layers", tuple(self.target_layers))
         if self.target in ("hard", "latent", "hint"):
             if self.temperature != 1:
@@ -116,6 +118,8 @@ def as_config(config: TaskConfig | Mapping[str, Any]) -> TaskConfig:
     """A config, or one from a mapping of its attributes; TypeError names an attribute that it does not have."""
     if isinstance(config, TaskConfig):
         return replace(config)
+    if not isinstance(config, Mapping):
+        raise TypeError(f"a stitch takes a TaskConfig or a mapping of its attributes; got {config!r}")
     known = [f.name for f in fields(TaskConfig)]
     if unknown := [name for name in config if name not in known]:
         raise TypeError(f"a stitch takes {', '.join(known)}; got {unknown[0]!r}")

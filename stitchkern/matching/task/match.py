@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stitchkern.matching.stream import Pair, Progress
 from stitchkern.matching.task import processes
+from stitchkern.matching.task.checkpoint import digest
 from stitchkern.matching.task.config import TaskConfig, as_config
 from stitchkern.matching.task.history import History
 from stitchkern.matching.task.route import Route, routes_of
@@ -23,8 +24,9 @@ from stitchkern.matching.task.source import Source
 from stitchkern.matching.task.structure import trainee
 from stitchkern.matching.task.trainer import Callback, Trainer
 from stitchkern.models.cut import StitchedModel
-from stitchkern.models.taps import device_of, frozen
+from stitchkern.models.taps import device_of, frozen, leaves
 from stitchkern.nn import ChannelMap, check_resize
+from stitchkern.solvers import AffineMap
 from stitchkern.statistics import Statistics
 
 
@@ -124,6 +126,9 @@ def match_task(
 
     Source: Csiszárik et al. 2021 (arXiv 2110.14633), section 4.
     """
+    for what, model in (("front", front), ("end", end)):
+        if len(_several(what, model)) > 1:
+            raise TypeError(f"{what} must be one torch.nn.Module; match_tasks takes several")
     names = {f.name for f in fields(TaskConfig)}
     own = {name: value for name, value in options.items() if name in names and name not in ("learning_rate", "seed")}
     run = {name: value for name, value in options.items() if name not in own}
@@ -175,9 +180,11 @@ def match_tasks(
         A `TaskMatch` for each config, in order.
 
     Raises: as :func:`stitchkern.match_task`; ValueError for no config, for some with one and some with several labels
-        per sample, or for a front or end that there is not.
+        per sample, for a front or end that there is not, or for networks on several devices.
     """
     check_resize(resize)
+    if isinstance(configs, (TaskConfig, Mapping)):
+        raise TypeError(f"configs must be a list, of one for each stitch; got {configs!r} alone")
     wanted = [as_config(config) for config in configs]
     if not wanted:
         raise ValueError("configs must hold at least one stitch")
@@ -190,6 +197,7 @@ def match_tasks(
         raise ValueError("cache=False reads the batches more than once: pass a list or a DataLoader, not an iterator")
     fronts, ends = _several("front", front), _several("end", end)
     routes = routes_of(wanted, layer, len(fronts), len(ends))
+    _check_devices(fronts, ends)
     source = Source(fronts, ends, routes, wanted, resize, precision)
     with ExitStack() as stack:
         # training needs gradients, whatever the caller is in
@@ -220,7 +228,7 @@ def match_tasks(
         trainer = Trainer(
             source, trainees, wanted, stats, plan, train, held_out,
             compile=compile, callback=callback, path=None if checkpoint is None else Path(checkpoint),
-            save_every=save_every, identity=_identity(routes, wanted, plan, train),
+            save_every=save_every, identity={} if checkpoint is None else _identity(source, plan, train, held_out),
         )  # fmt: skip
         trainer.run()
     found = []
@@ -232,10 +240,22 @@ def match_tasks(
 
 
 def _several(what: str, given: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
-    found = [given] if isinstance(given, nn.Module) else list(given)
+    if isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList):
+        return [given]
+    found = list(given) if isinstance(given, Iterable) else [given]
     if not found or not all(isinstance(model, nn.Module) for model in found):
-        raise TypeError(f"{what} must be a torch.nn.Module, or a list of some")
+        got = ", ".join(type(one).__name__ for one in found) or "none"
+        raise TypeError(f"{what} must be a torch.nn.Module, or a list of some; got {got}")
     return found
+
+
+def _check_devices(fronts: list[nn.Module], ends: list[nn.Module]) -> None:
+    models = [*fronts, *ends]
+    where = dict.fromkeys(
+        str(device_of(model)) for model in models if next(leaves(model.state_dict()), None) is not None
+    )
+    if len(where) > 1:
+        raise ValueError(f"fronts and ends must be on one device; got {', '.join(where)}")
 
 
 def _placed(source: Source, route: Route) -> dict[str, Any]:
@@ -247,20 +267,30 @@ def _placed(source: Source, route: Route) -> dict[str, Any]:
 
 
 def _identity(
-    routes: list[Route], configs: list[TaskConfig], plan: Schedule, train: Samples | Iterable[Any]
+    source: Source, plan: Schedule, train: Samples | Iterable[Any], held_out: Samples | None
 ) -> dict[str, Any]:
     """What tells one run from another, in types that a checkpoint may hold."""
-
-    def told(value: Any) -> Any:
-        if isinstance(value, (Tensor, str, int, float, bool)) or value is None:
-            return value
-        return str(value) if isinstance(value, (tuple, torch.dtype)) else type(value).__name__
-
     found = {
-        "layers": str([route.pair for route in routes]),
+        "layers": str([route.pair for route in source.routes]),
+        "resize": str(source.resize),
         "samples": processes.joined(train.fingerprint) if isinstance(train, Samples) else "",
+        "validation": "" if held_out is None else processes.joined(held_out.fingerprint),
     }
-    found |= {f.name: told(getattr(plan, f.name)) for f in fields(plan)}
-    for i, config in enumerate(configs):
-        found |= {f"configs[{i}].{f.name}": told(getattr(config, f.name)) for f in fields(config)}
+    for side, models in (("fronts", source.fronts), ("ends", source.ends)):
+        found |= {f"{side}[{i}]": f"{type(one).__name__} {digest(one.state_dict())}" for i, one in enumerate(models)}
+    found |= {f.name: _told(getattr(plan, f.name)) for f in fields(plan)}
+    for i, config in enumerate(source.configs):
+        found |= {f"configs[{i}].{f.name}": _told(getattr(config, f.name)) for f in fields(config)}
     return found
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, (Tensor, str, int, float, bool)) or value is None:
+        return value
+    if isinstance(value, (tuple, list, torch.dtype)) and next(leaves(value), None) is None:
+        return str(value)
+    # a map to start from
+    if isinstance(value, AffineMap):
+        value = value.weight, value.bias
+    tensors = value.state_dict() if isinstance(value, nn.Module) else value
+    return f"{type(value).__name__} {digest(tensors)}"

@@ -39,12 +39,15 @@ class Objective:
     separately: bool = False
 
     def groups(self, which: Sequence[int]) -> list[list[int]]:
-        """Those of ``which`` that run as one batch, because they enter the same end at the same layer."""
+        """Those of ``which`` that run as one batch, because they enter the same end at the same layer.
+
+        Hints are by themselves: of the end, nothing needs to run for them.
+        """
         if self.separately:
             return [[i] for i in which]
-        found: dict[tuple[int, str], list[int]] = defaultdict(list)
+        found: dict[Any, list[int]] = defaultdict(list)
         for i in which:
-            found[self.source.routes[i].entry].append(i)
+            found[self.source.routes[i].entry, self.configs[i].target == "hint"].append(i)
         # stitches on one activation side by side
         return [sorted(group, key=self._x_field) for group in found.values()]
 
@@ -58,18 +61,14 @@ class Objective:
         entry = self.source.routes[which[0]].entry
         configs = [self.configs[i] for i in which]
         strands, forward = self._strands(part, which), self.forwards[entry]
-        loss: list[Tensor | None] = [None] * count
         right = torch.full((count,), math.nan, device=self.source.device)
-        hints = [at for at, config in enumerate(configs) if config.target == "hint"]
+        if configs[0].target == "hint":
+            return hint_losses(stitched(strands).unflatten(0, (n, count)), self._own(part, entry)), right
+        loss: list[Tensor | None] = [None] * count
         latents = [at for at, config in enumerate(configs) if config.target == "latent"]
-        if hints or latents:
+        if latents:
             z = stitched(strands)
             by_stitch = z.unflatten(0, (n, count))
-            y = fields["y.{}.{}".format(*entry)]
-            for at, value in zip(hints, hint_losses(by_stitch[:, hints], y), strict=True) if hints else ():
-                loss[at] = value
-            if len(hints) == count:  # nothing that follows the layer need run
-                return torch.stack([value for value in loss if value is not None]), right
             later = self.source.later[entry]
             with listening(self.source.ends[entry[0]], later) as heard:
                 logits = forward.end(z, self._inputs(part, forward, count))
@@ -78,7 +77,7 @@ class Objective:
                 names = later if config.target_layers is None else config.target_layers
                 stitched_there = [by_stitch[:, at : at + 1]]
                 stitched_there += [heard[name].unflatten(0, (n, count))[:, at : at + 1] for name in names]
-                own = [y, *(fields[f"later.{entry[0]}.{name}"] for name in names)]
+                own = [self._own(part, entry), *(fields[f"later.{entry[0]}.{name}"] for name in names)]
                 loss[at] = latent_losses(stitched_there, own)[0]
         else:
             logits = forward(strands, self._inputs(part, forward, count))
@@ -97,6 +96,10 @@ class Objective:
             several = next((config for config in self.configs if config.loss == "binary"), configs[0])
             right = hits(several, logits.detach(), fields["labels"])
         return torch.stack([value for value in loss if value is not None]), right
+
+    def _own(self, part: Part, entry: tuple[int, str]) -> Tensor:
+        """The end's own activation."""
+        return part.fields["y.{}.{}".format(*entry)]
 
     def _x_field(self, i: int) -> str:
         return self.source.x_field(self.source.routes[i])

@@ -66,7 +66,9 @@ class Samples:
             fields |= {f"input.{i}": t for i, t in enumerate(_batched(part.inputs))}
         shapes = {name: tuple(t.shape[1:]) for name, t in fields.items()}
         if self._shapes and shapes != self._shapes:
-            name = next((n for n in shapes if shapes[n] != self._shapes.get(n)), next(iter(self._shapes)))
+            if ("labels" in shapes) != ("labels" in self._shapes):
+                raise ShapeError("labels must be beside all batches or none; some have them and some do not")
+            name = next(n for n in shapes | self._shapes if shapes.get(n) != self._shapes.get(n))
             raise ShapeError(
                 f"the cache takes samples of one shape; {_told(name)} is {shapes.get(name)} after "
                 f"{self._shapes.get(name)}. "

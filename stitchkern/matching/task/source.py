@@ -117,7 +117,7 @@ class Source:
         for number, taps in self._front_taps.items():
             if number in self._front_outputs:
                 held, outputs = taps.run(inputs)
-                fields[f"front.{number}"] = self._checked_logits("front", outputs)
+                fields[f"front.{number}"] = self._checked_logits("front", number, outputs)
             else:
                 held = taps(inputs)
             left |= {(number, name): t for name, t in held.items()}
@@ -126,7 +126,7 @@ class Source:
             # labels are checked against the end's classes, which the first batch has told
             found, outputs = taps.run(inputs) if number in self._end_outputs else (taps(inputs), None)
             if outputs is not None:
-                fields[f"end.{number}"] = self._checked_logits("end", outputs)
+                fields[f"end.{number}"] = self._checked_logits("end", number, outputs)
             entered |= {(number, name): t for name, t in found.items()}
         for route in self._distinct:
             if begins:
@@ -161,7 +161,9 @@ class Source:
         """The first batch: later layers, classes, and whether the ends can be cut."""
         if not self.later:
             self.later = {entry: self._later_layers(entry, inputs) for entry in self.tails}
-        classes = {f: self._logits("front", self._front_taps[f].run(inputs)[1]).shape[1] for f in self._front_outputs}
+        classes = {
+            f: self._logits("front", f, self._front_taps[f].run(inputs)[1]).shape[1] for f in self._front_outputs
+        }
         end_taps = {}
         for number in dict.fromkeys(route.end for route in self._distinct):
             entries = [entry for entry in self.tails if entry[0] == number]
@@ -169,7 +171,7 @@ class Source:
             end_taps[number] = Taps(self.ends[number], dict.fromkeys([*(layer for _, layer in entries), *later]))
             with torch.no_grad():
                 held, outputs = end_taps[number].run(inputs)
-                self.classes[number] = self._logits("end", outputs).shape[1]
+                self.classes[number] = self._logits("end", number, outputs).shape[1]
                 for entry in entries:
                     self.tails[entry](held[entry[1]], inputs)  # which raises, or finds out whether there is a cut
         for route, config in zip(self.routes, self.configs, strict=True):
@@ -222,17 +224,20 @@ class Source:
                 f"front layer {route.front_layer!r} → end layer {route.end_layer!r}: {error}"
             ) from None
 
-    def _logits(self, side: str, outputs: Any) -> Tensor:
+    def _said(self, side: str, number: int) -> str:
+        return f"the {side}" if len(self.fronts if side == "front" else self.ends) == 1 else f"{side} {number}"
+
+    def _logits(self, side: str, number: int, outputs: Any) -> Tensor:
         logits = logits_of(outputs)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ShapeError(f"outputs of the {side} must be logits (n, classes); got {got}")
+            raise ShapeError(f"outputs of {self._said(side, number)} must be logits (n, classes); got {got}")
         return logits
 
-    def _checked_logits(self, side: str, outputs: Any) -> Tensor:
-        logits = self._logits(side, outputs)
+    def _checked_logits(self, side: str, number: int, outputs: Any) -> Tensor:
+        logits = self._logits(side, number, outputs)
         if not bool(logits.isfinite().all()):
-            raise NotFiniteError(f"the {side}'s own outputs hold NaN or Inf, so they are no target")
+            raise NotFiniteError(f"{self._said(side, number)}'s own outputs hold NaN or Inf, so they are no target")
         return logits
 
     def _checked_labels(self, labels: Any, count: int) -> Tensor:

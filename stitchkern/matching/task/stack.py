@@ -6,6 +6,7 @@ a batch for the end, without a copy: one step serves all stitches. Those of othe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -24,11 +25,11 @@ Strand = tuple[Tensor, Tensor, Tensor, int]
 
 
 def strand(x: Tensor, trainees: Sequence[Trainee]) -> Strand:
-    """``trainees`` on ``x``, with their graph."""
+    """``trainees`` on ``x``, with their graph; in their type, which a front may differ from."""
     pairs = [one.affine() for one in trainees]
     weight = pairs[0][0] if len(pairs) == 1 else torch.cat([w for w, _ in pairs])
     biases = [w.new_zeros(len(w)) if b is None else b for w, b in pairs]
-    return x, weight, biases[0] if len(biases) == 1 else torch.cat(biases), len(pairs)
+    return x.to(weight.dtype), weight, biases[0] if len(biases) == 1 else torch.cat(biases), len(pairs)
 
 
 def stitched(strands: Sequence[Strand]) -> Tensor:
@@ -57,7 +58,11 @@ class Forward:
         self.tail = tail
         self._run: Callable[..., Tensor] = self._plain
         if compile is not False:
-            self._run = torch.compile(self._plain, **({} if compile is True else compile))
+            options = {} if compile is True else dict(compile)
+            if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # not in every torch
+                # or all share one count of graphs, beyond which the rest runs uncompiled
+                options.setdefault("isolate_recompiles", True)
+            self._run = torch.compile(self._plain, **options)
 
     def __call__(self, strands: Sequence[Strand], inputs: Inputs) -> Tensor:
         return self._run(strands, inputs)

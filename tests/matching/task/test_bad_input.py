@@ -70,6 +70,13 @@ def test_labels() -> None:
         match(target="hard", loss="binary")
 
 
+def test_labels_beside_some_batches() -> None:
+    first, second = batches((20, 20))
+    for data in ([first, second[:1]], [first[:1], second]):
+        with pytest.raises(ShapeError, match="labels must be beside all batches or none"):
+            match(data=data)
+
+
 def test_batches() -> None:
     for options in ({}, {"cache": False}):
         with pytest.raises(ValueError, match="gave no batch"):

@@ -75,3 +75,29 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(StatisticsError, match=r"run.pt is no checkpoint of task-loss matching that can be read"):
         run(path, configs=[{}])
+
+
+def test_a_checkpoint_of_other_networks_is_refused(tmp_path) -> None:
+    fronts, ends = [conv(0), conv(2)], [conv(1), conv(3)]
+    configs = [{"layer": ("bn1", "bn2")}, {"front": 1, "end": 1}]
+
+    def go(fronts=fronts, ends=ends, path=tmp_path / "run.pt", resize="nearest", init=1.0, validation=None):
+        first = {**configs[0], "init": (init * torch.eye(5, 4), None)}
+        return sk.match_tasks(
+            fronts, ends, "bn1", batches(), [first, configs[1]],
+            checkpoint=path, epochs=1, resize=resize, validation=validation,
+        )  # fmt: skip
+
+    before = go()
+    assert all(torch.equal(a.stitch.weight, b.stitch.weight) for a, b in zip(before, go(), strict=True))
+    for other, message in [
+        ({"fronts": fronts[::-1]}, r"fronts\[0\] = 'Conv \w+', not 'Conv \w+'"),
+        ({"ends": [ends[0], conv(4)]}, r"ends\[1\] = 'Conv \w+', not"),
+        ({"fronts": [fronts[0], conv(2, c=6)]}, r"fronts\[1\] = 'Conv \w+', not"),
+        ({"resize": "bilinear"}, "resize = 'nearest', not 'bilinear'"),
+        ({"init": 1.001}, r"configs\[0\].init = 'tuple \w+', not"),
+    ]:
+        with pytest.raises(ValueError, match=f"belongs to a run with {message}"):
+            go(**other)
+    with pytest.raises(SampleMismatchError, match="other samples"):
+        go(validation=batches(seed=5))

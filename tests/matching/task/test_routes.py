@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import stitchkern as sk
-from stitchkern.errors import LayerError, ShapeError
+from stitchkern.errors import LayerError, NotFiniteError, ShapeError
 from tests.matching.task.networks import PLAIN, batches, conv, made, tokens
 
 OPTIONS: dict[str, Any] = {**PLAIN, "epochs": 2}
@@ -28,6 +29,7 @@ MIXED: list[dict[str, Any]] = [
     {"layer": "fc", "front": 1, "end": 1, "cka": 0.3},
     {"layer": "bn1", "target": "latent", "target_layers": ("fc",)},
     {"layer": ("bn2", "relu2"), "end": 1, "target": "latent"},
+    {"layer": ("conv1", "bn1"), "target": "hint"},
 ]
 
 
@@ -157,6 +159,62 @@ def test_compiled_with_several_activations() -> None:
         assert_close(a.stitch.weight, b.stitch.weight, rtol=1e-9, atol=1e-11)
 
 
+class Steps(nn.Module):
+    """As many layers to stitch into as there are."""
+
+    def __init__(self, count: int = 10) -> None:
+        super().__init__()
+        self.steps, self.fc = nn.ModuleList(nn.Linear(4, 4) for _ in range(count)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for step in self.steps:
+            x = torch.tanh(step(x))
+        return self.fc(x)
+
+
+@pytest.mark.skipif(
+    "isolate_recompiles" not in inspect.signature(torch.compile).parameters, reason="one count of graphs for all"
+)
+def test_compiled_into_more_layers_than_one_function_may_have_graphs() -> None:
+    made_graphs: list[str] = []
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        made_graphs.append("one")
+        return graph.forward
+
+    configs = [{"layer": f"steps.{i}", "init": "random"} for i in range(10)]
+    torch.compiler.reset()
+    sk.match_tasks(
+        made(Steps, 0), made(Steps, 1), None, batches((20,), side=2), configs, compile={"backend": backend}, **OPTIONS
+    )
+    assert len(made_graphs) == 10
+
+
+class Words(nn.Module):
+    """Takes no numbers, so that its type is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x).mean(1))
+
+
+def test_fronts_of_other_types() -> None:
+    fronts, end = [made(Words, 0).bfloat16(), made(Words, 1), made(Words, 2).float()], made(Words, 3)
+    g = torch.Generator().manual_seed(0)
+    data = [(torch.randint(9, (n, 5), generator=g), torch.randint(3, (n,), generator=g)) for n in (20, 1)]
+    configs = [{"front": i, "target": target} for i in range(3) for target in ("hint", "soft_mean")]
+    for config, match in zip(configs, sk.match_tasks(fronts, end, "embed", data, configs, **OPTIONS), strict=True):
+        front, target = fronts[config["front"]], config["target"]
+        alone = sk.match_task(front, end, "embed", data, target=target, **OPTIONS)
+        assert_close(match.stitch.weight, alone.stitch.weight, rtol=1e-9, atol=1e-11)
+        x = front.embed(data[0][0]).double()
+        assert_close(match.model(data[0][0]), end.fc(match.stitch(x).mean(1)))
+
+
 def test_bad_routes() -> None:
     fronts, ends = networks()
 
@@ -173,8 +231,26 @@ def test_bad_routes() -> None:
         run([{"layer": "bn1"}, {}], layer=None)
     with pytest.raises(TypeError, match=r"layer must be a name or \(front layer, end layer\); got \('bn1',\)"):
         run([{"layer": ("bn1",)}])
-    with pytest.raises(TypeError, match=r"front must be a torch.nn.Module, or a list of some"):
-        run([{}], front=[])
+    for wrong, got in (([], "none"), (3, "int"), (["conv"], "str"), ([conv(0), nn.Linear], "Conv, type")):
+        with pytest.raises(TypeError, match=rf"front must be a torch.nn.Module, or a list of some; got {got}"):
+            run([{}], front=wrong)
+    assert run([{"front": 1}], front=nn.ModuleList(fronts))[0].model.front is fronts[1]
+    with pytest.raises(TypeError, match=r"end must be one torch.nn.Module; match_tasks takes several"):
+        sk.match_task(fronts[0], ends, "bn1", batches())
+    with pytest.raises(ValueError, match="fronts and ends must be on one device; got cpu, meta"):
+        run([{}, {"end": 1}], end=[conv(1), conv(3).to("meta")])
+    broken = conv(3)
+    with torch.no_grad():
+        broken.fc.bias.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="end 1's own outputs hold NaN or Inf"):
+        run([{}, {"end": 1}], end=[conv(1), broken])
+    for wrong in ({"target": "hard"}, sk.TaskConfig()):
+        with pytest.raises(TypeError, match=r"configs must be a list, of one for each stitch; got .* alone"):
+            run(wrong)
+    with pytest.raises(TypeError, match="a stitch takes a TaskConfig or a mapping of its attributes; got 'hard'"):
+        run(["hard"])
+    with pytest.raises(TypeError, match="target_layers must be a list of names; got 'fc'"):
+        run([{"target": "latent", "target_layers": "fc"}])
     with pytest.raises(LayerError, match="has no layer 'bn7'"):
         run([{}, {"layer": ("bn7", "bn1")}])
     with pytest.raises(ShapeError, match="differ in spatial size"):
