@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,10 @@ import torch
 from torch import Tensor
 
 from stitchkern.errors import SampleMismatchError, StatisticsError
-from stitchkern.models.taps import leaves
 
 FORMAT = 1
 #: what of an identity tells samples, of training and of validation
 _SAMPLES = ("samples", "validation")
-#: values of each tensor that a digest takes at most, about
-_LOOKED_AT = 2**16
-
-
-def digest(value: Any) -> str:
-    """The same for what holds the same tensors; of large ones a part is looked at."""
-    found = hashlib.blake2b(digest_size=8)
-    for t in leaves(value):
-        some = t.detach().reshape(-1)[:: max(t.numel() // _LOOKED_AT, 1)].contiguous().cpu()
-        found.update(f"{tuple(t.shape)} {t.dtype}".encode())
-        found.update(some.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stitchkern.matching.stream import Pair, Progress
 from stitchkern.matching.task import processes
-from stitchkern.matching.task.checkpoint import digest
 from stitchkern.matching.task.config import TaskConfig, as_config
 from stitchkern.matching.task.history import History
+from stitchkern.matching.task.identity import identity
 from stitchkern.matching.task.route import Route, routes_of
 from stitchkern.matching.task.samples import Samples
 from stitchkern.matching.task.schedule import Schedule
@@ -26,7 +26,6 @@ from stitchkern.matching.task.trainer import Callback, Trainer
 from stitchkern.models.cut import StitchedModel
 from stitchkern.models.taps import device_of, frozen, leaves
 from stitchkern.nn import ChannelMap, check_resize
-from stitchkern.solvers import AffineMap
 from stitchkern.statistics import Statistics
 
 
@@ -228,7 +227,7 @@ def match_tasks(
         trainer = Trainer(
             source, trainees, wanted, stats, plan, train, held_out,
             compile=compile, callback=callback, path=None if checkpoint is None else Path(checkpoint),
-            save_every=save_every, identity={} if checkpoint is None else _identity(source, plan, train, held_out),
+            save_every=save_every, identity={} if checkpoint is None else identity(source, plan, train, held_out),
         )  # fmt: skip
         trainer.run()
     found = []
@@ -264,33 +263,3 @@ def _placed(source: Source, route: Route) -> dict[str, Any]:
     dtype = next((t.dtype for t in end.parameters() if t.is_floating_point()), torch.float32)
     found: dict[str, Any] = {"dtype": dtype, "device": device_of(end)}
     return found | ({"size": source.sizes[route], "resize": source.resize} if route in source.sizes else {})
-
-
-def _identity(
-    source: Source, plan: Schedule, train: Samples | Iterable[Any], held_out: Samples | None
-) -> dict[str, Any]:
-    """What tells one run from another, in types that a checkpoint may hold."""
-    found = {
-        "layers": str([route.pair for route in source.routes]),
-        "resize": str(source.resize),
-        "samples": processes.joined(train.fingerprint) if isinstance(train, Samples) else "",
-        "validation": "" if held_out is None else processes.joined(held_out.fingerprint),
-    }
-    for side, models in (("fronts", source.fronts), ("ends", source.ends)):
-        found |= {f"{side}[{i}]": f"{type(one).__name__} {digest(one.state_dict())}" for i, one in enumerate(models)}
-    found |= {f.name: _told(getattr(plan, f.name)) for f in fields(plan)}
-    for i, config in enumerate(source.configs):
-        found |= {f"configs[{i}].{f.name}": _told(getattr(config, f.name)) for f in fields(config)}
-    return found
-
-
-def _told(value: Any) -> Any:
-    if isinstance(value, (Tensor, str, int, float, bool)) or value is None:
-        return value
-    if isinstance(value, (tuple, list, torch.dtype)) and next(leaves(value), None) is None:
-        return str(value)
-    # a map to start from
-    if isinstance(value, AffineMap):
-        value = value.weight, value.bias
-    tensors = value.state_dict() if isinstance(value, nn.Module) else value
-    return f"{type(value).__name__} {digest(tensors)}"
