@@ -19,6 +19,7 @@ ERRORS = {
     "spconv": "GFLOP/s: of the non-zeros alone; error: largest of the result (with gradients: of those of the weights) "
     "against float64, relative to the largest value",
     "lasso": "error: largest violation of optimality over all α and targets, relative to the largest covariance",
+    "ridge": "error: largest of a target's coefficients, relative to their norm, at the penalty that was chosen",
     "similarity": "error: largest difference to float64",
     "hsic": "error: of CKA against float64 distances from differences, over the first 2,048 samples",
     "task": "time of one step, error: of the weights to those of the plain way, relative to how far they moved; or "
