@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -39,7 +38,7 @@ def run_study(
     module = study_module(name)
     key = {
         "study": name,
-        "source": hashlib.blake2b(study_source(name), digest_size=12).hexdigest(),
+        "source": study_source(name),
         "data": networks.data_key,
         "device": options.device,
     }
