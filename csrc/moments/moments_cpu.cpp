@@ -26,7 +26,8 @@ constexpr int64_t STAGE_BYTES = 4 << 20;  // of packed data: within the third-le
 constexpr int64_t LEAST_BLOCKS = 4;       // however wide: enough that the state is not read and written too often
 constexpr int64_t STAGE_BLOCKS = 32;      // at most
 constexpr int PACK_PANELS = 8;            // packed by one task: a kilobyte of each row
-constexpr int TILE_FEATURES = 128;        // of the float64 tile that one task owns: 128 KiB
+constexpr int TILE_FEATURES = 128;        // at most, of the float64 tile that one task owns: 128 KiB
+constexpr int TASKS_PER_THREAD = 4;       // at least, where there are as many panels: narrower tiles then
 constexpr int64_t PACK_COST = 16, NORMS_COST = 16;  // of one number, in multiply-adds
 constexpr double SAFE_SMALLEST = 0x1p-50, SAFE_LARGEST = 0x1p55;
 constexpr double SAFE_LIGHTEST = 0x1p-40, SAFE_HEAVIEST = 0x1p40;
@@ -270,7 +271,10 @@ class Update {
   template <class T>
   void multiply(const Stage<T>& s) {
     const Panels& panels = s.panels;
-    const int per_tile = std::max(1, TILE_FEATURES / panels.width), tiles = (panels.count + per_tile - 1) / per_tile;
+    // t tiles in each direction make t²/2 tasks; how many there are changes nothing in what each element adds up
+    const int wanted = int(std::ceil(std::sqrt(2.0 * TASKS_PER_THREAD * torch::stable::get_num_threads())));
+    const int per_tile = std::clamp(panels.count / wanted, 1, std::max(1, TILE_FEATURES / panels.width));
+    const int tiles = (panels.count + per_tile - 1) / per_tile;
     std::vector<std::pair<int, int>> tasks;
     for (int i = 0; i < tiles; ++i)
       for (int j = i + 1; j < tiles; ++j) tasks.emplace_back(i, j);
