@@ -96,7 +96,7 @@ def summary_table(run: Run, groups: list[Group]) -> str:
 def summary(groups: list[Group]) -> list[tuple[Measurement, Measurement]]:
     """Ours and the fastest other right way of each case; not of those that are about errors."""
     pairs = ((ours_of(group), best_other(group)) for group in groups if not any(m.info.get("accuracy") for m in group))
-    return [(ours, other) for ours, other in pairs if other is not None]
+    return [(ours, other) for ours, other in pairs if other is not None and not ours.stopped]
 
 
 def time(seconds: float) -> str:

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# a GPU's float32 is float32, and the same every time
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+torch.backends.cudnn.deterministic = True
+
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 

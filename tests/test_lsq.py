@@ -268,7 +268,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @cuda
-def test_one_device(generator):
+def test_one_cuda_device(generator):
     c, s, mean, ridge, probes = problems(generator, 3, 5, 4, 2)
     with pytest.raises(RuntimeError, match="cov_xx and ridge must be on one device"):
         ops.lsq_solve(c.cuda(), s.cuda(), mean.cuda(), ridge, probes.cuda())

@@ -32,9 +32,13 @@ def main(out: Path, families: list[str]) -> int:
     for family in families:
         try:
             for case in importlib.import_module(f"benchmarks.gpu.{family}").cases():
-                entries += case.measured()
+                found = list(case.measured())
+                entries += found
                 out.write_text(json.dumps(content, indent=1))  # what there is survives whatever comes
                 print(f"measured {case.name}", flush=True)
+                for info in (entry["extra_info"] for entry in found if entry["extra_info"]["stopped"]):
+                    failed = 1
+                    print(f"FAILED {case.name}, {info['contender']}: {info['stopped']}", flush=True)
         except Exception as error:  # the other families are to be seen too
             failed = 1
             print(f"FAILED {family}: {type(error).__name__}: {error}", flush=True)

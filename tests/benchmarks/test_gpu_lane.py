@@ -37,23 +37,35 @@ def test_every_family_is_verified_timed_and_told(tmp_path, capsys) -> None:
 
 @without_gpu
 def test_a_wrong_answer_is_not_timed_and_the_others_are(tmp_path, capsys, monkeypatch) -> None:
-    wrong = Case("lsq", "wrong", [None], {"stitchkern": Way(lambda _: None, lambda: 1.0, allowed=0.5)})
-    monkeypatch.setattr(lsq, "cases", lambda: iter([wrong]))
+    def cases():
+        ran: list[str] = []
+        ways = {
+            "stitchkern": Way(lambda _: ran.append("wrong"), lambda: 1.0, allowed=0.5),
+            "stitchkern, high": Way(lambda _: ran.append("right"), lambda: 0.1, allowed=0.5),
+        }
+        yield Case("lsq", "one", [None], ways)
+        assert set(ran) == {"right"}
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(lsq, "cases", cases)
     assert main(tmp_path / "gpu.json", ["lsq", "moments"]) == 1
-    assert "FAILED lsq: AssertionError: ('wrong', 'stitchkern', 1.0)" in capsys.readouterr().out
-    assert list(Run.read(tmp_path / "gpu.json").families()) == ["moments"]
+    text = capsys.readouterr().out
+    assert "FAILED one, stitchkern: an error of 1.0e+00 is not worth timing" in text
+    assert "FAILED lsq: RuntimeError: no memory" in text
+    (group,) = Run.read(tmp_path / "gpu.json").families()["lsq"]
+    assert [m.stopped for m in group] == [True, False] and "moments" in Run.read(tmp_path / "gpu.json").families()
 
 
 def lane(tmp_path: Path, script: str, **env: str) -> tuple[subprocess.CompletedProcess, float]:
     """The lane with a python that does what ``script`` says of its arguments."""
-    for name, text in (("python", script), ("compute-sanitizer", 'shift 4; exec "$@"')):
+    for name, text in (("python", script), ("compute-sanitizer", 'while [[ $1 == --* ]]; do shift 2; done; exec "$@"')):
         file = tmp_path / name
         file.write_text(f"#!/usr/bin/env bash\n{text}\n")
         file.chmod(0o755)
     path = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "PYTHON": str(tmp_path / "python"),
-        "OUT": str(tmp_path / "out"),
+        "LOGS": str(tmp_path / "out"),
     }
     begin = time.monotonic()
     ran = subprocess.run(["bash", str(LANE)], env={**os.environ, **path, **env}, capture_output=True, text=True)
