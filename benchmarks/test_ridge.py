@@ -15,7 +15,6 @@ import pytest
 from benchmarks.measure import OURS, SMALL, measure
 
 linear_model = pytest.importorskip("sklearn.linear_model")
-pytest.importorskip("torch")
 
 N, P = (2_000, 32) if SMALL else (20_000, 256)
 ALPHAS = np.logspace(-1, 5, 20)

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import OURS, SMALL, measure
-from stitchkern.matching import Schedule, TaskConfig
+from stitchkern.matching import Schedule, TaskConfig, collect_moments
 from stitchkern.matching.task.structure import trainee
 from stitchkern.nn import Stitch
+from stitchkern.statistics import Statistics
 from stitchkern.studies import digits
+from stitchkern.studies.catalogue.initialisation import INITS
 from stitchkern.studies.data import FitAndTest
 from stitchkern.studies.study import Networks, Options, digits_networks, run_study
 from stitchkern.studies.study.work import Work
@@ -66,10 +68,6 @@ def direct_vs_task() -> Answer:
 
 def initialisation() -> Answer:
     """Relative accuracy from each start at one layer; the starts themselves are ours."""
-    from stitchkern.matching import collect_moments
-    from stitchkern.statistics import Statistics
-    from stitchkern.studies.catalogue.initialisation import INITS
-
     networks, data = setting()
     front, end = networks.pairs[0].models
     (layer,) = LAYERS["initialisation"]

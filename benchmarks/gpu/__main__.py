@@ -29,6 +29,7 @@ def main(out: Path, families: list[str]) -> int:
     entries: list[dict[str, Any]] = []
     failed = 0
     content = {"machine_info": machine(), "datetime": datetime.datetime.now().isoformat(), "benchmarks": entries}
+    out.write_text(json.dumps(content))  # nothing of an earlier run is left to be read below
     for family in families:
         try:
             for case in importlib.import_module(f"benchmarks.gpu.{family}").cases():
@@ -69,6 +70,6 @@ def machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if unknown := [name for name in sys.argv[2:] if name not in FAMILIES] or len(sys.argv) < 2:
-        raise SystemExit(f"usage: python -m benchmarks.gpu OUT.json [{' | '.join(FAMILIES)}] …; got {unknown}")
+    if len(sys.argv) < 2 or not set(sys.argv[2:]) <= set(FAMILIES):
+        raise SystemExit(f"usage: python -m benchmarks.gpu OUT.json [{' | '.join(FAMILIES)}] …; got {sys.argv[1:]}")
     raise SystemExit(main(Path(sys.argv[1]), sys.argv[2:] or list(FAMILIES)))

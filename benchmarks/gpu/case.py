@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -54,17 +54,14 @@ class Case:
     inputs: Sequence[Any]
     ways: dict[str, Way]
     work: Work | None = None
-    more: dict[str, Any] = field(default_factory=dict)
 
     def measured(self) -> Iterator[dict[str, Any]]:
         """For each way an entry of a result file. What of ours is wrong is not timed, and said in the entry."""
         for name, way in self.ways.items():
             error = way.error()
-            stopped = None
+            stopped, seconds = None, [math.nan]
             if name.startswith(OURS) and not (way.allowed is not None and error <= way.allowed):
                 stopped = f"an error of {error:.1e} is not worth timing"
-            if stopped:
-                seconds = [math.nan]
             else:
                 seconds = rotate(way.run, self.inputs, way.rounds) if way.seconds is None else way.seconds()
             work = way.work or self.work
@@ -78,7 +75,6 @@ class Case:
                 "stopped": stopped,
                 "memory": None if way.seconds or stopped else extra_memory(lambda way=way: way.run(self.inputs[0])),
                 **({} if work is None else asdict(work)),
-                **self.more,
             }
             yield {"extra_info": info, "stats": {"data": seconds}}
 

@@ -11,6 +11,7 @@ import stitchkern as sk
 from benchmarks.bounds import Work
 from benchmarks.gpu.case import DEVICE, SMALL, Case, Way, copies
 from benchmarks.measure import OURS
+from benchmarks.test_moments import float64, plain, product_only, rows
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "(2^20, 256)": (2**20, 256),
@@ -28,31 +29,21 @@ PRECISIONS = {
 }
 
 
-def rows(x: Tensor) -> Tensor:
-    return x if x.ndim == 2 else x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
 def cases() -> Iterator[Case]:
     for name, shape in SHAPES.items():
         shape = tuple(min(s, 64) for s in shape) if SMALL else shape
         inputs = [torch.randn(*shape, device=DEVICE) + 3 for _ in range(copies(4 * torch.Size(shape).numel()))]
-        flat = rows(inputs[0]).double()
-        n, c = flat.shape
-        mean = flat.mean(0)
-        expected = (flat.T @ flat) / n - torch.outer(mean, mean)
+        n, c = rows(inputs[0]).shape
+        expected = float64(rows(inputs[0]))
 
         def error(cov: Tensor, expected: Tensor = expected) -> float:
             return float((cov - expected).abs().max() / expected.diagonal().max())
 
-        def product(x: Tensor) -> Tensor:
-            r = rows(x)
-            return r.T @ r
-
-        def covariance(x: Tensor = inputs[0], n: int = n) -> Tensor:
-            mean = rows(x).mean(0)
-            return product(x) / n - torch.outer(mean, mean)
-
-        ways = {"x.T @ x, float32": Way(product, lambda error=error, cov=covariance: error(cov()))}
+        ways = {
+            "x.T @ x, float32": Way(
+                lambda x: product_only(rows(x)), lambda error=error, x=inputs[0]: error(plain(rows(x)))
+            )
+        }
         for precision, (arithmetic, products, allowed) in PRECISIONS.items():
             m = sk.Moments(c, precision=precision, device=DEVICE)
             once = sk.Moments(c, precision=precision, device=DEVICE)
